@@ -1,0 +1,294 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+const (
+	// patience is how long a transfer that a reader is blocked on may stand still before another source is
+	// asked too.
+	patience = 300 * time.Millisecond
+
+	// soon is the time within which a block that is further back in a transfer must be expected; else a
+	// blocked reader gets a transfer of its own.
+	soon = 250 * time.Millisecond
+)
+
+// flight is one transfer under way.
+type flight struct {
+	run     blob.Run
+	class   blob.Class
+	kind    sourceKind
+	started time.Time
+	cancel  context.CancelFunc
+
+	landed   atomic.Int64 // bytes
+	progress atomic.Int64 // unix nanoseconds of the last block that landed
+	front    atomic.Uint32
+}
+
+// late reports whether a reader that has been blocked on a block of this transfer since a while should be
+// helped by another one, and which source that had better avoid: this one, when it stands still.
+func (f *flight) late(block uint32, since, now time.Time) (late bool, avoid sourceKind) {
+	if now.Sub(time.Unix(0, f.progress.Load())) > patience {
+		return true, f.kind
+	}
+	if f.class <= blob.Read {
+		return false, nowhere
+	}
+	if f.kind == fromPeers {
+		return now.Sub(since) > soon, nowhere
+	}
+	ahead := int64(block) - int64(f.front.Load())
+	landed, took := f.landed.Load(), now.Sub(f.started).Seconds()
+	if ahead <= blob.MaxBuffer || landed == 0 || took <= 0 {
+		return false, nowhere
+	}
+	return float64(ahead*blob.BlockSize)/(float64(landed)/took) > soon.Seconds(), nowhere
+}
+
+// launch starts a transfer of run unless there are enough of its sort already. Needs mu.
+func (b *Blob) launch(run blob.Run, class blob.Class, kind sourceKind, now time.Time) {
+	s := &b.sides[kind]
+	if class <= blob.Read {
+		if s.demand >= maxDemand {
+			return
+		}
+		s.demand++
+	} else {
+		if kind == fromOrigin && s.bulk >= maxBulkOrigin || kind == fromPeers && s.bulk >= maxBulkPeers {
+			return
+		}
+		s.bulk++
+	}
+	if b.flightsOver(run) > 0 {
+		b.hedges.Add(1)
+	}
+	ctx, cancel := context.WithCancel(blob.WithClass(b.ctx, class))
+	f := &flight{run: run, class: class, kind: kind, started: now, cancel: cancel}
+	f.progress.Store(now.UnixNano())
+	f.front.Store(run.First)
+	b.flights[f] = struct{}{}
+	b.flying.Add(1)
+	go b.fly(ctx, f)
+}
+
+// startStream starts, or leaves running, the one transfer of an origin that can only be read from its start.
+// Needs mu.
+func (b *Blob) startStream(n need, now time.Time) {
+	if b.peersHave(n.run) && now.After(b.sides[fromPeers].restUntil) {
+		for p := b.geo.PieceOf(n.run.First); p < b.geo.PiecesOf(n.run).End(); p++ {
+			part := b.geo.PieceBlocks(p).Intersect(n.run)
+			if b.flightsOver(part) == 0 || n.late {
+				b.launch(part, n.class, fromPeers, now)
+			}
+		}
+		return
+	}
+	if s := &b.sides[fromOrigin]; s.demand+s.bulk == 0 && now.After(s.restUntil) {
+		b.launch(b.geo.Blob(), n.class, fromOrigin, now)
+	}
+}
+
+// fly is the goroutine of one transfer.
+func (b *Blob) fly(ctx context.Context, f *flight) {
+	defer b.flying.Done()
+	defer f.cancel()
+	to := &sink{b: b, f: f}
+	var err error
+	switch {
+	case f.kind == fromPeers:
+		err = b.peers.Fetch(ctx, f.run, to)
+	case b.origin.Ranges():
+		err = b.origin.Fetch(ctx, f.run, to)
+	default:
+		err = b.stream(ctx, to)
+	}
+	now := time.Now()
+	b.mu.Lock()
+	delete(b.flights, f)
+	s := &b.sides[f.kind]
+	if f.class <= blob.Read {
+		s.demand--
+	} else {
+		s.bulk--
+	}
+	if landed := f.landed.Load(); landed > 0 {
+		s.measured(landed, now.Sub(f.started))
+	}
+	if err != nil && ctx.Err() == nil {
+		s.failedAt(now)
+		b.lastErr = err
+	}
+	b.mu.Unlock()
+	if err != nil && ctx.Err() == nil {
+		b.engine.log.Debug("transfer failed", "blob", b.store.ID(), "blocks", f.run, "class", f.class, "err", err)
+		if f.kind == fromOrigin && final(err) {
+			b.failDemand(b.geo.Blob(), err)
+		}
+	}
+	b.Wake()
+}
+
+// stream reads the whole blob from an origin without ranges.
+func (b *Blob) stream(ctx context.Context, to *sink) error {
+	var (
+		at   uint32
+		buf  []byte
+		fill int
+		run  blob.Run
+	)
+	defer func() {
+		if buf != nil {
+			to.Drop(run)
+		}
+	}()
+	err := b.origin.Stream(ctx, func(p []byte) error {
+		for len(p) > 0 {
+			if buf == nil {
+				if at == b.geo.Blocks() {
+					return fmt.Errorf("%w: the origin sends more than the %d bytes it announced", blob.ErrChanged, b.geo.Size)
+				}
+				run = blob.Run{First: at, Count: min(blob.MaxBuffer, b.geo.Blocks()-at)}
+				next, err := to.Buffer(ctx, run)
+				if err != nil {
+					return err
+				}
+				buf, fill = next, 0
+			}
+			n := copy(buf[fill:], p)
+			fill, p = fill+n, p[n:]
+			if fill == len(buf) {
+				buf = nil
+				at = run.End()
+				if err := to.Done(run); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err == nil && at != b.geo.Blocks() {
+		err = fmt.Errorf("%w: the origin ended before byte %d of %d", blob.ErrUnavailable, int64(at)*blob.BlockSize, b.geo.Size)
+	}
+	return err
+}
+
+// sink takes the blocks of one flight into the store.
+type sink struct {
+	b *Blob
+	f *flight
+
+	mu   sync.Mutex
+	lent []lent
+}
+
+// lent is a buffer that a source is filling.
+type lent struct {
+	run blob.Run
+	buf []byte
+}
+
+// Buffer implements blob.Sink.
+func (s *sink) Buffer(ctx context.Context, r blob.Run) ([]byte, error) {
+	if r.Empty() || r.Count > blob.MaxBuffer || r.Intersect(s.f.run) != r {
+		return nil, fmt.Errorf("%w: buffer for blocks %v of a transfer of %v", blob.ErrInvalid, r, s.f.run)
+	}
+	_, n := s.b.geo.Bytes(r)
+	if err := s.b.limit.wait(ctx, int(n)); err != nil {
+		return nil, err
+	}
+	buf, err := s.b.engine.memory.get(ctx, int(n), s.f.class)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.lent = append(s.lent, lent{r, buf})
+	s.mu.Unlock()
+	return buf, nil
+}
+
+// take ends the loan of the buffer of r.
+func (s *sink) take(r blob.Run) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, l := range s.lent {
+		if l.run == r {
+			s.lent[i] = s.lent[len(s.lent)-1]
+			s.lent = s.lent[:len(s.lent)-1]
+			return l.buf
+		}
+	}
+	return nil
+}
+
+// Drop implements blob.Sink.
+func (s *sink) Drop(r blob.Run) {
+	if buf := s.take(r); buf != nil {
+		s.b.engine.memory.put(buf, s.f.class)
+	}
+}
+
+// Done implements blob.Sink.
+func (s *sink) Done(r blob.Run) error {
+	buf := s.take(r)
+	if buf == nil {
+		return fmt.Errorf("%w: blocks %v were given back twice", blob.ErrInvalid, r)
+	}
+	defer s.b.engine.memory.put(buf, s.f.class)
+	trust, counter := blob.Direct, &s.b.fromOrigin
+	if s.f.kind == fromPeers {
+		trust, counter = blob.Claimed, &s.b.fromPeers
+	}
+	var fresh int64
+	for i := range r.Count {
+		if !s.b.store.Has(blob.Run{First: r.First + i, Count: 1}) {
+			fresh += int64(s.b.geo.BlockLen(r.First + i))
+		}
+	}
+	err := s.b.store.Put(r, buf, trust)
+	switch {
+	case errors.Is(err, blob.ErrNoSpace):
+		s.b.transient.add(r, buf)
+		if now := time.Now().UnixNano(); s.b.unkept.Swap(now) < now-int64(time.Minute) {
+			s.b.engine.log.Warn("the cache cannot keep what is read; reads go on without it", "blob", s.b.store.ID(), "err", err)
+		}
+	case err != nil:
+		if errors.Is(err, blob.ErrCorrupt) {
+			s.b.corrupt.Add(1)
+		}
+		return err
+	}
+	counter.Add(fresh)
+	s.f.landed.Add(int64(len(buf)))
+	s.f.progress.Store(time.Now().UnixNano())
+	if s.f.kind == fromOrigin {
+		s.f.front.Store(r.End())
+	}
+	s.b.published(r)
+	return nil
+}
+
+// published answers the parked reads that r completes.
+func (b *Blob) published(r blob.Run) {
+	var few [8]*parked
+	ready := few[:0]
+	b.mu.Lock()
+	for w, p := range b.parked {
+		if !p.run.Intersect(r).Empty() && b.has(p.run) {
+			ready = append(ready, p)
+			delete(b.parked, w)
+		}
+	}
+	b.mu.Unlock()
+	for _, p := range ready {
+		p.waiter.Ready(nil)
+	}
+}
