@@ -65,7 +65,7 @@ func ParseID(s string) (ID, error) {
 func ParseDigest(s string) (Hash, error) {
 	sum, ok := strings.CutPrefix(s, "sha256:")
 	if !ok {
-		return Hash{}, fmt.Errorf("%w: digest %q does not start with sha256:", ErrInvalid, s)
+		return Hash{}, fmt.Errorf("%w: digest %q does not start with \"sha256:\"", ErrInvalid, s)
 	}
 	return ParseHash(sum)
 }

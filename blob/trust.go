@@ -1,7 +1,7 @@
 package blob
 
-// Trust says who vouches for a hash, a piece root or an index; higher is better. See DESIGN D2 as kept in
-// docs/semantics.md.
+// Trust says who vouches for a hash, a piece root or an index; higher is better. Why, and what
+// follows for a read: docs/decisions/0002-who-vouches-for-a-url.md.
 type Trust uint8
 
 const (

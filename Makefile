@@ -1,0 +1,56 @@
+# pantala: `make` alone lists what can be made. Long recipes live in tools/*.sh.
+
+GO        ?= go
+PREFIX    ?= /usr/local
+FUZZTIME  ?= 60s
+BENCH     ?= .
+PKG       ?= ./bench/...
+RELEASE   ?= $(patsubst v%,%,$(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null))
+LDFLAGS   := -s -w -X main.release=$(RELEASE)
+
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check race fuzz bench bench-rivals e2e install clean
+
+help: ## list these targets
+	@printf 'make <target>:\n\n'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nOn a fresh machine with Go and root: make demo, make test.\n'
+
+build: ## the program, one static binary: bin/pantala
+	$(GO) build -trimpath -buildvcs=auto -ldflags '$(LDFLAGS)' -o bin/pantala ./cmd/pantala
+
+demo: build ## origin, tracker and two nodes on loopback share one file; cleans up after itself
+	@$(GO) build -C tools -trimpath -o ../bin/demo-origin ./demo-origin
+	@bash tools/demo.sh
+
+test: ## all that must hold: vet, layers, unit tests, end-to-end tests (needs /dev/fuse and nginx)
+	@GO='$(GO)' bash tools/test.sh
+
+check: ## before a commit: gofmt, vet, staticcheck, layers, race tests of what changed
+	@GO='$(GO)' bash tools/check.sh
+
+race: ## all unit tests under the race detector (needs gcc)
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./... | grep -vE '/(e2e|bench)(/|$$)')
+
+fuzz: ## every fuzz target there is, FUZZTIME (60s) each; PKG=./blob for one package
+	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' bash tools/fuzz.sh $(if $(filter file,$(origin PKG)),./...,$(PKG))
+
+bench: ## whole-system benchmarks beside rivals; BENCH=regexp, PKG=./blob for another package
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
+
+bench-rivals: ## install what the benchmarks compare with (Debian, root)
+	apt-get install -y --no-install-recommends nginx-light fuse3 rclone aria2 python3-libtorrent
+
+e2e: ## end-to-end tests alone; FULL=1 for 1 GiB files and fifty kills
+	@bash tools/prereq.sh fuse nginx
+	E2E_FULL='$(FULL)' $(GO) test -count=1 -timeout 60m ./e2e/...
+
+install: build ## to PREFIX (/usr/local), and /sbin/mount.pantala for fstab; DESTDIR is honoured
+	install -D -m 0755 bin/pantala '$(DESTDIR)$(PREFIX)/bin/pantala'
+	install -d '$(DESTDIR)/sbin'
+	ln -sfn '$(PREFIX)/bin/pantala' '$(DESTDIR)/sbin/mount.pantala'
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/pantala/pantala/config"
+	"github.com/pantala/pantala/control"
+)
+
+// fetchFlags are the flags of every command that reads from an origin. Those that are keys of the
+// configuration are read through it.
+type fetchFlags struct {
+	header  []string
+	mirrors []string
+	digest  string
+}
+
+func (f *fetchFlags) add(flags *pflag.FlagSet, fill bool) {
+	flags.SortFlags = false
+	flags.StringVar(&f.digest, "digest", "", "sha256:HEX that all bytes together must have")
+	flags.StringArrayVarP(&f.header, "header", "H", nil, "request header for the origin, 'Name: value'; may be repeated")
+	flags.StringArrayVar(&f.mirrors, "mirror", nil, "another URL of the same object, used when the first fails; may be repeated")
+	flags.String("cacert", "", "PEM file of certificates that the origin may use besides the system's")
+	if fill {
+		flags.String("fill", "", "how bytes that nobody reads are fetched: never, idle or eager (default idle)")
+	}
+	flags.String("timeout", "", "how long a read waits for somebody who can deliver (default 30s)")
+	flags.Bool("hard", false, "reads wait for ever instead")
+	flags.Bool("strict", false, "believe no hash that only the tracker vouches for")
+}
+
+// options are what the node is asked for. What nobody set is left to the node.
+func (f *fetchFlags) options(c config.Config) (o control.Options, err error) {
+	o = control.Options{Digest: f.digest, Mirrors: f.mirrors, Hard: c.Hard, Strict: c.Strict}
+	if c.From("fill") != "" {
+		o.Fill = c.Fill
+	}
+	if c.From("timeout") != "" {
+		o.Timeout = c.Timeout
+	}
+	if c.From("tracker") != "" {
+		o.Trackers = c.Trackers
+	}
+	if c.CACert != "" {
+		if o.CACert, err = filepath.Abs(c.CACert); err != nil {
+			return o, control.Local(err)
+		}
+	}
+	o.Header, err = parseHeaders(f.header)
+	return o, err
+}
+
+// parseHeaders reads 'Name: value' lines. Values are secrets: no error shows one.
+func parseHeaders(lines []string) (http.Header, error) {
+	var h http.Header
+	for i, l := range lines {
+		name, value, ok := strings.Cut(l, ":")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return nil, usagef("header %d is not 'Name: value': for example -H 'Authorization: Bearer TOKEN'", i+1)
+		}
+		if h == nil {
+			h = http.Header{}
+		}
+		h.Add(name, value)
+	}
+	return h, nil
+}
+
+// checkDigest finds a malformed digest before anything is started.
+func (f *fetchFlags) checkDigest() error {
+	if f.digest == "" {
+		return nil
+	}
+	hex, ok := strings.CutPrefix(f.digest, "sha256:")
+	if !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdefABCDEF") != "" {
+		return usagef("digest %q is not sha256: and 64 hexadecimal digits: sha256sum FILE prints them", f.digest)
+	}
+	return nil
+}
+
+// expect are the settings of a whole node that this command line names.
+func expect(c config.Config) []control.Setting {
+	var all []control.Setting
+	for key, value := range map[string]string{"listen": c.Listen, "quota": fmt.Sprint(c.Quota), "memory": fmt.Sprint(c.Memory)} {
+		if from := c.From(key); strings.HasPrefix(from, "flag ") {
+			all = append(all, control.Setting{Key: key, Value: value, From: from})
+		}
+	}
+	return all
+}

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/config"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/node"
+)
+
+const getLong = `Download SOURCE to a file, from peers where they have it. No daemon and no FUSE are needed.
+
+Bytes go to a folder .FILE.pantala beside FILE; FILE appears when it is complete and its --digest, if one
+was given, is right. What an interrupted download has left is used again with -c; without it, the
+download starts anew. A file that is called FILE already is replaced at the very end.`
+
+const getExample = `  pantala get https://host/model.bin
+  pantala get -c -O models/m.bin --digest sha256:9f86… https://host/model.bin
+  pantala get --tracker http://10.0.0.1:7700/announce --listen 10.0.0.2:6881 https://host/model.bin
+  pantala get --limit-rate 20MB -O - https://host/src.tar | tar x`
+
+type getFlags struct {
+	fetchFlags
+	output string
+	resume bool
+	rate   string
+	quiet  bool
+}
+
+func (a *app) getCommand() *cobra.Command {
+	g := new(getFlags)
+	c := &cobra.Command{
+		Use:     "get SOURCE",
+		Short:   "Download a blob to a file, as wget would",
+		Long:    getLong,
+		Example: getExample,
+		GroupID: "use",
+		Args:    exactly(1, "a SOURCE"),
+		RunE: func(c *cobra.Command, args []string) error {
+			conf, err := a.load(c.Flags())
+			if err != nil {
+				return err
+			}
+			return a.get(c.Context(), conf, g, args[0])
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVarP(&g.output, "output", "O", "", "file to write, - for standard output (default the last part of the URL)")
+	f.BoolVarP(&g.resume, "continue", "c", false, "go on where an earlier download stopped")
+	g.fetchFlags.add(f, false)
+	f.StringVar(&g.rate, "limit-rate", "", "bytes per second, such as 20MB")
+	f.String("memory", "", "transfer buffers (default 64MiB)")
+	f.BoolVarP(&g.quiet, "quiet", "q", false, "say nothing but errors")
+	return c
+}
+
+// get is one download: a node of its own in the part folder.
+func (a *app) get(ctx context.Context, c config.Config, g *getFlags, source string) error {
+	if err := g.checkDigest(); err != nil {
+		return err
+	}
+	var limit int64
+	if g.rate != "" {
+		var err error
+		if limit, err = config.ParseSize(g.rate); err != nil || limit == 0 {
+			return usagef("--limit-rate %q is not a number of bytes per second, such as 20MB", g.rate)
+		}
+	}
+	o, err := g.options(c)
+	if err != nil {
+		return err
+	}
+	p, err := newPart(g, source)
+	if err != nil {
+		return err
+	}
+	t := &transfer{app: a, flags: g, part: p, source: source, options: o, limit: limit, begun: time.Now()}
+	c.State, c.Quota = p.dir, 0
+	err = t.run(ctx, c)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return t.clean(err)
+}
+
+// part is where the bytes of one download are until it is complete.
+type part struct {
+	out string // the file it will be; "" for standard output
+	dir string
+}
+
+// newPart decides on names. Nothing is created but the folder for standard output.
+func newPart(g *getFlags, source string) (p part, err error) {
+	if g.output == "-" {
+		if g.resume {
+			return p, usagef("-c cannot go on with standard output: name a file with -O")
+		}
+		p.dir, err = os.MkdirTemp("", "pantala-get-")
+		return p, control.Local(err)
+	}
+	name := g.output
+	if name == "" {
+		if name = nameOf(source); name == "" {
+			return p, usagef("the source has no name of its own: name the file with -O")
+		}
+	}
+	if p.out, err = filepath.Abs(name); err != nil {
+		return p, control.Local(err)
+	}
+	if st, err := os.Stat(p.out); err == nil && !st.Mode().IsRegular() {
+		return p, control.Local(fmt.Errorf("output %s is not a regular file: name another one with -O", name))
+	}
+	dir := filepath.Dir(p.out)
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return p, control.Local(fmt.Errorf("output directory %s does not exist: create it, or name another file with -O", dir))
+	}
+	p.dir = filepath.Join(dir, "."+filepath.Base(p.out)+".pantala")
+	return p, nil
+}
+
+// nameOf is the last element of the path of a URL, or what a magnet link calls the file; "" when neither
+// says anything.
+func nameOf(source string) string {
+	if node.IsMagnet(source) {
+		m, err := node.ParseMagnet(source)
+		if err != nil {
+			return "magnet" // the error comes when it is opened
+		}
+		return cmp.Or(m.Name, m.Digest.String())
+	}
+	u, err := url.Parse(source)
+	if err != nil {
+		return "blob" // the same
+	}
+	switch name := path.Base(u.Path); name {
+	case ".", "/", "..":
+		return ""
+	default:
+		return name
+	}
+}
+
+// transfer is a download under way.
+type transfer struct {
+	app      *app
+	flags    *getFlags
+	part     part
+	source   string
+	options  control.Options
+	limit    int64
+	begun    time.Time
+	status   control.Transfer // the last that was known
+	complete bool             // out has its name
+	created  bool             // the part folder is ours
+}
+
+// run joins the swarm, downloads, checks and places the file.
+func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
+	log := slog.New(slog.DiscardHandler)
+	if c.From("log-level") != "" {
+		log = t.app.logger(t.app.stderr, c.LogLevel)
+	}
+	_, statErr := os.Stat(t.part.dir)
+	there := statErr == nil && t.part.out != ""
+	n, err := node.New(c, node.Options{Version: version(), Log: log, Alone: true})
+	if err != nil {
+		return err
+	}
+	t.created = true
+	defer func() {
+		stop, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		if e := n.Close(stop); err == nil {
+			err = e
+		}
+	}()
+	if !t.flags.resume {
+		if err := forget(ctx, n, ""); err != nil {
+			return err
+		}
+	}
+	name := "-"
+	if t.part.out != "" {
+		name = filepath.Base(t.part.out)
+	}
+	bar := t.app.progress(name, t.flags.quiet)
+	defer bar.stop()
+	d, err := n.Download(ctx, t.source, t.options, t.limit, func(done int64) {
+		bar.update(control.Progress{What: downloading, Done: done, Total: -1})
+	})
+	if err != nil {
+		return err
+	}
+	closed := false
+	release := func() {
+		if !closed {
+			closed = true
+			t.status = d.Status()
+			d.Close()
+		}
+	}
+	defer release()
+	if !t.flags.quiet {
+		t.app.warn(d.Warnings...)
+	}
+	if t.flags.resume && there && d.Status().Present == 0 && !t.flags.quiet {
+		t.app.warn("what is in " + t.part.dir + " is of another version: starting anew")
+	}
+	if err := forget(ctx, n, d.ID().String()); err != nil {
+		return err
+	}
+	want := d.Named()
+	if t.options.Digest != "" {
+		if want, err = blob.ParseDigest(t.options.Digest); err != nil {
+			return err
+		}
+	}
+	if t.flags.resume && !there {
+		if done, err := t.already(ctx, d.Size(), want); done || err != nil {
+			t.complete = done
+			return err
+		}
+	}
+	if err := d.Room(); err != nil {
+		return err
+	}
+	tell := func(s control.Transfer) {
+		bar.update(control.Progress{What: downloading, Done: s.Present, Total: s.Size, FromPeers: s.FromPeers})
+	}
+	tell(d.Status())
+	if t.part.out == "" {
+		err = t.stream(ctx, d, want, tell)
+	} else if err = d.Wait(ctx, want, tell); err == nil {
+		err = d.Place(t.part.out)
+	}
+	bar.stop()
+	if err != nil {
+		return err
+	}
+	t.complete = true
+	release()
+	if !t.flags.quiet {
+		fmt.Fprintln(t.app.stderr, bar.summary(t.status, t.begun))
+	}
+	return nil
+}
+
+// already reports whether the file is there and complete: it has the digest that was asked for, or, when none
+// was, the size, as for wget.
+func (t *transfer) already(ctx context.Context, size int64, want blob.Hash) (bool, error) {
+	st, err := os.Stat(t.part.out)
+	if err != nil || st.Size() != size {
+		return false, nil
+	}
+	if want != (blob.Hash{}) {
+		f, err := os.Open(t.part.out)
+		if err != nil {
+			return false, control.Local(fmt.Errorf("output: %w", err))
+		}
+		defer f.Close()
+		got, err := node.Sum(ctx, f, size)
+		if err != nil || got != want {
+			return false, err
+		}
+	}
+	if !t.flags.quiet {
+		fmt.Fprintf(t.app.stderr, "%s: is complete already\n", filepath.Base(t.part.out))
+	}
+	return true, nil
+}
+
+// stream writes to standard output in order. Its digest can only be compared when all has been written.
+func (t *transfer) stream(ctx context.Context, d *node.Download, want blob.Hash, tell func(control.Transfer)) error {
+	if err := d.CopyTo(ctx, t.app.stdout, want, tell); err != nil {
+		return err
+	}
+	if c, ok := t.app.stdout.(io.Closer); ok {
+		if err := c.Close(); err != nil {
+			return control.Local(fmt.Errorf("output: %w", err))
+		}
+	}
+	return nil
+}
+
+// forget removes all blobs of the part folder but one.
+func forget(ctx context.Context, n *node.Node, but string) error {
+	all, err := n.CacheList(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		if b.ID != but {
+			if _, err := n.CacheRemove(ctx, b.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// clean removes the part folder, unless it is worth going on with.
+func (t *transfer) clean(err error) error {
+	if !t.created && t.part.out != "" {
+		return err // somebody else's
+	}
+	corrupt := errors.Is(err, blob.ErrCorrupt)
+	if keep := t.part.out != "" && !t.complete && !corrupt && t.status.Present > 0; keep {
+		if !t.flags.quiet {
+			fmt.Fprintf(t.app.stderr, "%s of %s are kept: go on with pantala get -c\n", size(t.status.Present), size(t.status.Size))
+		}
+		return err
+	}
+	if e := os.RemoveAll(t.part.dir); err == nil {
+		err = control.Local(e)
+	}
+	return err
+}

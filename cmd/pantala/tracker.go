@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/tracker"
+)
+
+// defaultTracker is where a tracker listens when nobody says where: nothing of ours listens beyond this
+// machine unasked.
+const defaultTracker = "127.0.0.1:7700"
+
+const trackerLong = `Run a tracker in the foreground. Nodes that name it find each other, and divide what they must read
+from the origin among themselves. Any BitTorrent client may announce to it, too.
+
+It keeps its state in memory: after a restart, nodes tell it again what they have. Reads go on while
+it is away.`
+
+const trackerExample = `  pantala tracker --listen 10.0.0.1:7700
+  pantala mount --tracker http://10.0.0.1:7700/announce --listen 10.0.0.2:6881 https://host/model.bin /mnt/model`
+
+func (a *app) trackerCommand() *cobra.Command {
+	var interval, lease time.Duration
+	c := &cobra.Command{
+		Use:     "tracker",
+		Short:   "Run a tracker in the foreground",
+		Long:    trackerLong,
+		Example: trackerExample,
+		GroupID: "run",
+		Args:    exactly(0, ""),
+		RunE: func(c *cobra.Command, _ []string) error {
+			conf, err := a.load(c.Flags())
+			if err != nil {
+				return err
+			}
+			if conf.From("listen") == "" {
+				conf.Listen = defaultTracker
+			}
+			if interval <= 0 || lease <= 0 {
+				return usagef("--interval and --lease must be longer than zero")
+			}
+			log := a.logger(a.stderr, conf.LogLevel)
+			return a.track(c.Context(), conf.Listen, tracker.ServerOptions{Interval: interval, LeaseFor: lease, Log: log})
+		},
+	}
+	c.Flags().DurationVar(&interval, "interval", 30*time.Second, "how often peers announce themselves")
+	c.Flags().DurationVar(&lease, "lease", 2*time.Second, "how long a node may stand still with what it reads from the origin for others")
+	return c
+}
+
+// track serves the tracker until a signal comes, and prints its URL.
+func (a *app) track(ctx context.Context, listen string, o tracker.ServerOptions) error {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return control.Local(fmt.Errorf("tracker: %w: use another --listen address", err))
+	}
+	t := tracker.NewServer(o)
+	s := &http.Server{Handler: t, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	fmt.Fprintln(a.stdout, announceURL(l.Addr()))
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+		ended <- err
+	}
+	t.Close() // answers the long polls
+	stop, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if s.Shutdown(stop) != nil {
+		s.Close()
+	}
+	if <-ended; err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return control.Local(fmt.Errorf("tracker: %w", err))
+	}
+	return nil
+}
+
+// announceURL is what --tracker takes. A tracker that listens everywhere is named by an address of this
+// machine that others are likely to reach.
+func announceURL(a net.Addr) string {
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return "http://" + a.String() + "/announce"
+	}
+	host := at.Addr().Unmap()
+	if host.IsUnspecified() {
+		host = outward()
+	}
+	return "http://" + netip.AddrPortFrom(host, at.Port()).String() + "/announce"
+}
+
+// outward is the first global unicast address of this machine, else loopback.
+func outward() netip.Addr {
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() && p.Addr().Is4() {
+			return p.Addr()
+		}
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}

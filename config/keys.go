@@ -1,0 +1,166 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// A key is one setting: its name in the file, as a flag, and (in capitals, "_" for "-") after PANTALA_.
+type key struct {
+	name string
+	set  func(*Config, any) error // the value as a string, or as YAML decoded it
+}
+
+// keys are all settings there are, sorted by name.
+var keys = []key{
+	{"allow-other", func(c *Config, v any) error { return boolean(&c.AllowOther, v) }},
+	{"cacert", func(c *Config, v any) error { return text(&c.CACert, v) }},
+	{"fill", func(c *Config, v any) error { return oneOf(&c.Fill, v, "never", "idle", "eager") }},
+	{"hard", func(c *Config, v any) error { return boolean(&c.Hard, v) }},
+	{"listen", func(c *Config, v any) error { return address(&c.Listen, v) }},
+	{"log-level", func(c *Config, v any) error { return level(&c.LogLevel, v) }},
+	{"memory", func(c *Config, v any) error { return size(&c.Memory, v, 1<<20) }},
+	{"passthrough", func(c *Config, v any) error { return boolean(&c.Passthrough, v) }},
+	{"quota", func(c *Config, v any) error { return size(&c.Quota, v, 0) }},
+	{"state", func(c *Config, v any) error { return text(&c.State, v) }},
+	{"strict", func(c *Config, v any) error { return boolean(&c.Strict, v) }},
+	{"timeout", func(c *Config, v any) error { return duration(&c.Timeout, v) }},
+	{"tracker", func(c *Config, v any) error { return trackers(&c.Trackers, v) }},
+}
+
+// Keys are the names of all settings, sorted.
+func Keys() []string {
+	names := make([]string, len(keys))
+	for i, k := range keys {
+		names[i] = k.name
+	}
+	return names
+}
+
+func text(to *string, v any) error {
+	s, ok := v.(string)
+	if !ok || s == "" || strings.ContainsRune(s, 0) {
+		return fmt.Errorf("%v is not a text", v)
+	}
+	*to = s
+	return nil
+}
+
+func boolean(to *bool, v any) error {
+	switch v := v.(type) {
+	case bool:
+		*to = v
+		return nil
+	case string:
+		b, err := strconv.ParseBool(v)
+		if err == nil {
+			*to = b
+			return nil
+		}
+	}
+	return fmt.Errorf("%v is neither true nor false", v)
+}
+
+func oneOf(to *string, v any, words ...string) error {
+	if s, ok := v.(string); ok && slices.Contains(words, s) {
+		*to = s
+		return nil
+	}
+	return fmt.Errorf("%v is none of %s", v, strings.Join(words, ", "))
+}
+
+// address checks the form only; whether the port is free shows when it is opened.
+func address(to *string, v any) error {
+	s, _ := v.(string)
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%v is not HOST:PORT, such as 127.0.0.1:0 or :6881", v)
+	}
+	*to = s
+	return nil
+}
+
+func level(to *slog.Level, v any) error {
+	s, _ := v.(string)
+	if to.UnmarshalText([]byte(s)) != nil {
+		return fmt.Errorf("%v is none of debug, info, warn, error", v)
+	}
+	return nil
+}
+
+// duration wants a unit: a bare 30 in a file could be meant as seconds or as anything else.
+func duration(to *time.Duration, v any) error {
+	s, _ := v.(string)
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%v is not a time longer than zero with a unit, such as 30s or 2m", v)
+	}
+	*to = d
+	return nil
+}
+
+func size(to *int64, v any, least int64) error {
+	n, err := ParseSize(fmt.Sprint(v))
+	if err != nil {
+		return err
+	}
+	if n < least {
+		return fmt.Errorf("%v is too little: at least %s", v, humanize.IBytes(uint64(least)))
+	}
+	*to = n
+	return nil
+}
+
+// ParseSize reads a number of bytes with an optional unit: 4096, 200M (10^6), 10GiB (2^30).
+func ParseSize(s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > 1<<62 {
+		return 0, fmt.Errorf("%w: %q is not a size, such as 4096, 200M or 10GiB", blob.ErrInvalid, s)
+	}
+	return int64(n), nil
+}
+
+// trackers takes URLs as a list or separated by commas.
+func trackers(to *[]string, v any) error {
+	var all []string
+	switch v := v.(type) {
+	case string:
+		all = strings.Split(v, ",")
+	case []string:
+		all = v
+	case []any:
+		for _, e := range v {
+			s, _ := e.(string)
+			all = append(all, s)
+		}
+	default:
+		return fmt.Errorf("%v is not a list of URLs", v)
+	}
+	var urls []string
+	for _, s := range all {
+		s = strings.TrimSpace(s)
+		if s == "" && len(all) == 1 {
+			break // an empty value switches off what a lower layer named
+		}
+		u, err := url.Parse(s)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return fmt.Errorf("%q is not a tracker URL, such as http://HOST:PORT/announce", s)
+		}
+		urls = append(urls, s)
+	}
+	*to = urls
+	return nil
+}

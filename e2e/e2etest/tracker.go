@@ -1,0 +1,39 @@
+package e2etest
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Tracker is a running `pantala tracker`.
+type Tracker struct {
+	URL string // of announce
+	w   *World
+	p   *Process
+}
+
+// Tracker starts a tracker on a free port.
+func (w *World) Tracker() *Tracker {
+	w.T.Helper()
+	addr := fmt.Sprintf("127.0.0.1:%d", FreePort(w.T))
+	tr := &Tracker{w: w, URL: "http://" + addr + "/announce"}
+	tr.p = w.Start(Command{Args: []string{Binary(w.T), "tracker", "--listen", addr}})
+	w.Defer(tr.Kill)
+	w.Until(10*time.Second, "the tracker listens and prints its URL", func() bool {
+		if tr.p.Ended() {
+			w.T.Fatalf("%v", tr.p.Wait(0))
+		}
+		return Listening(addr) && strings.Contains(tr.p.Output(), tr.URL)
+	})
+	return tr
+}
+
+// Kill ends the tracker as a crash would.
+func (tr *Tracker) Kill() {
+	if !tr.p.Ended() {
+		tr.p.Signal(syscall.SIGKILL)
+		tr.p.Wait(5 * time.Second)
+	}
+}

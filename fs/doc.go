@@ -1,0 +1,38 @@
+// Package fs answers the kernel: it mounts one blob as a read-only file, serves it from /dev/fuse while bytes
+// are still arriving, and hands it to kernel passthrough when all of them are there.
+//
+// # Words
+//
+// A request is one message that the kernel puts on /dev/fuse; its unique number names it. A parked read is a
+// READ whose bytes are absent: it waits as a [blob.Waiter] and holds no goroutine. Node ids are constants
+// (root 1, the file 2 while it arrives, 3 once it is complete): nothing lives in handles or lookup counts, so
+// that a successor process can answer for an open file it has never seen.
+//
+// # Place
+//
+// At the top of the read path, between the kernel and fetch: an application's read becomes READ requests, and
+// those become [Blob.WriteTo] (bytes are present: header and mapped bytes in one writev) or [Blob.Want]. The
+// semantics that applications see are promised in docs/semantics.md, which the tests of this package quote.
+//
+// # Goroutines
+//
+// A [Mounted] owns all of them and waits for them before [Mounted.Done] closes: Threads loops (read a request,
+// answer it, on one goroutine; they never wait for data), one switcher (waits for completion, registers the
+// backing file, invalidates the name), one keeper (asleep unless a read is parked; decides about interrupted
+// and orphaned reads) and one closer. Parked reads are answered by the goroutine that made the bytes present.
+//
+// This process must never touch its own mount: a loop that waits for a request which only a loop can answer
+// never wakes up. Therefore nothing here stats, opens or executes anything below [Mounted.Dir]; device numbers
+// come from /proc/self/mountinfo.
+//
+// # Locks
+//
+// A READ of present bytes takes none. lot.mu guards the map of parked reads, tree.mu the count of
+// handles of a file mount; they are leaves: nothing is called while one is held.
+//
+// # Errors
+//
+// Towards the kernel: errno.go maps the classes of blob to errno, in one place. Towards the caller:
+// [ErrMountPoint], [ErrStale], [ErrBusy], [ErrNotMounted] and [ErrPrerequisite], each wrapped in one line that
+// says what to do.
+package fs

@@ -1,0 +1,125 @@
+package fs
+
+import (
+	"errors"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// loop reads one request at a time from /dev/fuse and answers it on the same goroutine. It never waits for
+// data: a READ of absent bytes is parked and the loop goes on.
+type loop struct {
+	m   *Mounted
+	fd  int
+	in  []byte
+	out []byte
+	hdr [outHeaderSize]byte // of the READ being answered
+	hot hot
+}
+
+func newLoop(m *Mounted) *loop {
+	return &loop{m: m, fd: m.fd, in: make([]byte, requestSize), out: make([]byte, requestSize)}
+}
+
+// maxReadErrors bounds errors of read(2) in a row that no kernel documents, so that a loop cannot spin.
+const maxReadErrors = 100
+
+// run ends when the connection is gone: unmounted, aborted, or not understood any more.
+func (l *loop) run() {
+	strange := 0
+	for {
+		n, err := unix.Read(l.fd, l.in)
+		switch {
+		case err == nil && n >= inHeaderSize:
+			strange = 0
+			l.serve(l.in[:n])
+		case err == unix.ENODEV || err == unix.ECONNABORTED:
+			return
+		case err == unix.EINTR || err == unix.EAGAIN:
+		case err == unix.ENOENT:
+			// The request was interrupted before we could read it.
+		default:
+			if strange++; strange >= maxReadErrors {
+				l.m.log.Error("cannot read from /dev/fuse, giving the mount up", "dir", l.m.dir, "error", err, "length", n)
+				l.m.Abort()
+				return
+			}
+		}
+	}
+}
+
+// serve answers one request. A panic in it becomes EIO for whoever asked.
+func (l *loop) serve(in []byte) {
+	h := header(in)
+	defer func() {
+		if v := recover(); v != nil {
+			l.m.panicked(v)
+			reply(l.fd, h.unique(), syscall.EIO)
+		}
+	}()
+	l.hot.requests.Add(1)
+	switch h.opcode() {
+	case opRead:
+		if len(in) < inHeaderSize+readInSize {
+			reply(l.fd, h.unique(), syscall.EIO)
+			return
+		}
+		l.read(h)
+	case opInterrupt:
+		if len(in) >= inHeaderSize+8 {
+			l.m.interrupt(l.fd, h)
+		}
+	default:
+		if n := l.m.proto.handle(in, l.out); n > 0 {
+			send(l.fd, l.out[:n])
+		}
+	}
+}
+
+// read answers a READ. Present bytes go out by one writev straight from the store's mapping, without an
+// allocation or a lock; otherwise the read is parked.
+func (l *loop) read(h header) {
+	l.hot.reads.Add(1)
+	unique, off, n := h.unique(), int64(h.readOffset()), int(h.readSize())
+	if off < 0 || off >= l.m.size {
+		reply(l.fd, unique, 0)
+		return
+	}
+	n = int(min(int64(n), l.m.size-off))
+	putOutHeader(l.hdr[:], unique, n, 0)
+	_, err := l.m.blob.WriteTo(l.fd, l.hdr[:], off, n)
+	if err == nil {
+		l.hot.bytes.Add(uint64(n))
+		l.m.blob.Touch(off, n)
+		return
+	}
+	if errors.Is(err, blob.ErrAbsent) {
+		l.m.park(l.fd, unique, h.tid(), off, n)
+		return
+	}
+	l.m.failRead(l.fd, unique, off, n, err)
+}
+
+// failRead answers a READ that could not be answered with bytes.
+func (m *Mounted) failRead(fd int, unique uint64, off int64, n int, err error) {
+	errno := errnoOf(err)
+	// ENOENT and ENODEV are what writing to /dev/fuse says when nobody waits for the answer any more.
+	if errno != syscall.EINTR && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+		if m.rare.errors.Add(1) == 1 {
+			m.log.Warn("a read failed", "dir", m.dir, "offset", off, "length", n, "errno", errno, "error", err)
+		} else {
+			m.log.Debug("a read failed", "dir", m.dir, "offset", off, "length", n, "errno", errno, "error", err)
+		}
+	}
+	reply(fd, unique, errno)
+}
+
+// panicked counts and logs a panic of a handler.
+func (m *Mounted) panicked(v any) {
+	m.rare.panics.Add(1)
+	m.log.Error("BUG: panic while answering the kernel", "dir", m.dir, "panic", v, "stack", string(debug.Stack()))
+}

@@ -1,0 +1,334 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/swarm"
+	"github.com/pantala/pantala/tracker"
+)
+
+// live is a blob that somebody uses: its cache entry and everything that works for it. All mounts and shares
+// of one blob use the same one.
+type live struct {
+	id   blob.ID
+	meta blockio.Meta
+
+	// Guarded by Node.mu.
+	refs    int
+	closing bool
+
+	ready  chan struct{} // closed when what follows is set
+	closed chan struct{} // closed when all of it is closed again
+
+	// Constant after ready.
+	err      error
+	store    *blockio.Blob
+	fetch    *fetch.Blob
+	fill     fetch.Fill
+	patience patience
+	strict   bool
+	trackers []string
+	ctx      context.Context // ends when the blob is closed
+	cancel   context.CancelFunc
+	alone    bool  // nobody can ever ask for it again
+	opened   int64 // bytes that opening the origin brought along and that were absent
+	work     sync.WaitGroup
+	digest   atomic.Pointer[blob.Hash] // of all bytes, once computed or vouched for
+
+	swarms struct {
+		sync.Mutex
+		list []joined // guarded by it
+	}
+}
+
+// joined are the swarms that the blob is in, in the order in which it joined them.
+func (l *live) joined() []joined {
+	l.swarms.Lock()
+	defer l.swarms.Unlock()
+	return slices.Clone(l.swarms.list)
+}
+
+// joined is a blob's part in one swarm.
+type joined struct {
+	torrent *swarm.Torrent
+	session *tracker.Session // nil: no tracker
+}
+
+// wanted says how a blob is to be opened.
+type wanted struct {
+	fill     fetch.Fill
+	patience patience
+	strict   bool
+	trackers []string
+	limit    *fetch.RateLimit
+	source   string // as the user wrote it, to ask the origin again
+	options  control.Options
+	imported func() (*blockio.Blob, error) // opens the store's part; nil: Store.Open
+}
+
+// want reads the options of a request.
+func (n *Node) want(source string, o control.Options, f found) (w wanted, err error) {
+	w = wanted{patience: n.patienceOf(o), strict: o.Strict || n.cfg.Strict, trackers: n.trackersOf(o, f), source: source, options: o}
+	w.fill, err = n.fillOf(o)
+	return w, err
+}
+
+// hold returns the live blob of f, which it opens when nobody else has. The caller ends with release.
+// The strings are warnings: where the blob is open already with other options.
+func (n *Node) hold(ctx context.Context, f found, w wanted) (*live, []string, error) {
+	for {
+		n.mu.Lock()
+		if n.closing {
+			n.mu.Unlock()
+			return nil, nil, fmt.Errorf("%w: the node is being stopped", blob.ErrClosed)
+		}
+		l := n.live[f.id]
+		switch {
+		case l == nil:
+			l = &live{id: f.id, meta: f.meta, refs: 1, ready: make(chan struct{}), closed: make(chan struct{})}
+			n.live[f.id] = l
+			n.mu.Unlock()
+			l.err = n.open(l, f, w)
+			close(l.ready)
+			if l.err != nil {
+				n.release(l)
+				return nil, nil, l.err
+			}
+			return l, nil, nil
+		case l.closing:
+			n.mu.Unlock()
+			select {
+			case <-l.closed:
+			case <-ctx.Done():
+				return nil, nil, context.Cause(ctx)
+			}
+		default:
+			l.refs++
+			n.mu.Unlock()
+			select {
+			case <-l.ready:
+			case <-ctx.Done():
+				n.release(l)
+				return nil, nil, context.Cause(ctx)
+			}
+			if l.err != nil {
+				n.release(l)
+				return nil, nil, l.err
+			}
+			warnings, err := l.compare(w)
+			if err != nil {
+				n.release(l)
+				return nil, nil, err
+			}
+			return l, warnings, nil
+		}
+	}
+}
+
+// compare says in what a blob that is open already differs from what is wanted now.
+func (l *live) compare(w wanted) (warnings []string, err error) {
+	if w.strict && !l.strict {
+		return nil, fmt.Errorf("%w: the blob is already in use without --strict: unmount it there first", blob.ErrInvalid)
+	}
+	other := func(what string) {
+		warnings = append(warnings, "the blob is already in use with another "+what+", which stays as it is")
+	}
+	if w.fill != l.fill && !l.store.Complete() {
+		other("--fill")
+	}
+	if w.patience != l.patience {
+		other("--timeout or --hard")
+	}
+	if !slices.Equal(w.trackers, l.trackers) {
+		other("--tracker")
+	}
+	return warnings, nil
+}
+
+// open builds the parts of a blob in order: store, swarm, tracker, fetch. After an error the parts that were
+// built are closed by release.
+func (n *Node) open(l *live, f found, w wanted) error {
+	l.fill, l.patience, l.strict, l.trackers = w.fill, w.patience, w.strict, w.trackers
+	l.ctx, l.cancel = context.WithCancel(n.ctx)
+	l.alone = f.alone
+	var err error
+	if w.imported != nil {
+		l.store, err = w.imported()
+	} else {
+		l.store, err = n.store.Open(f.id, f.geometry, f.meta)
+	}
+	if err != nil {
+		return control.Local(fmt.Errorf("cache: %w", err))
+	}
+	before := l.store.Present()
+	switch {
+	case f.streamed != "":
+		err = adopt(l.store, f.streamed)
+	case f.object != nil:
+		if err = putFirst(l.store, f.object.First()); errors.Is(err, blob.ErrNoSpace) {
+			n.log.Warn("the cache has no space: bytes are delivered but not kept", "err", err)
+			err = nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if w.imported != nil {
+		l.digest.Store(&f.digest) // computed from these very bytes
+	} else {
+		l.opened = l.store.Present() - before
+	}
+	// The swarm and the tracker call wake before fetch is there.
+	var fetching atomic.Pointer[fetch.Blob]
+	wake := func() {
+		if b := fetching.Load(); b != nil {
+			b.Wake()
+		}
+	}
+	c := fetch.Config{Store: l.store, Fill: w.fill, Limit: w.limit}
+	if !f.alone {
+		name := f.root
+		if name.IsZero() {
+			name = f.id.Sum
+		}
+		j, err := n.join(l, f.id.Key(), name, f.root, wake)
+		if err != nil {
+			return err
+		}
+		j.torrent.AddPeers(f.peers...)
+		c.Peers = j.torrent
+		if j.session != nil && f.root.IsZero() {
+			c.Plan = plan{j.session}
+		}
+	}
+	switch {
+	case f.object != nil:
+		c.Origin = f.object
+	case f.revive && !l.store.Complete():
+		late := new(lateOrigin)
+		c.Origin = late
+		l.work.Go(func() { n.revive(l.ctx, late, f.id, w.source, w.options, wake) })
+	}
+	e, err := n.engine(w.patience)
+	if err != nil {
+		return err
+	}
+	l.fetch = e.Open(c)
+	fetching.Store(l.fetch)
+	l.fetch.Wake()
+	return nil
+}
+
+// join makes the blob known under key to peers and trackers.
+func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (joined, error) {
+	t, err := n.swarm.Add(swarm.Config{Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store})
+	if err != nil {
+		return joined{}, fmt.Errorf("swarm: %w", err)
+	}
+	t.Changed(wake)
+	j := joined{torrent: t}
+	if len(l.trackers) > 0 {
+		addr := n.swarm.Addr()
+		o := tracker.SessionOptions{
+			Trackers: l.trackers, Key: key, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr),
+			Geometry: l.store.Geometry(), Log: n.log, Store: l.store, Strict: l.strict,
+			OnPeers: func(peers []netip.AddrPort) { t.AddPeers(peers...) },
+			OnRoots: func() { t.RootsChanged(); wake() },
+			OnPlan:  wake,
+		}
+		j.session = tracker.NewSession(o)
+	}
+	l.swarms.Lock()
+	l.swarms.list = append(l.swarms.list, j)
+	l.swarms.Unlock()
+	return j, nil
+}
+
+// advertised is the address that trackers should hand out for us: the one we listen on when it is one, else
+// none, and the tracker takes the one it sees.
+func advertised(a netip.AddrPort) string {
+	if a.Addr().IsUnspecified() || a.Addr().IsLoopback() {
+		return ""
+	}
+	return a.Addr().Unmap().String()
+}
+
+// plan is a tracker session as fetch sees it.
+type plan struct{ *tracker.Session }
+
+var _ fetch.Planner = plan{}
+
+// Shared implements fetch.Planner.
+func (p plan) Shared() bool { return p.State() == tracker.Shared }
+
+// planWait is how long a new mount waits for the tracker's first answer, so that nodes that start together
+// split the origin's bytes from the first read on. On one network an answer takes a round trip; a tracker
+// that is further away, or dead, must not hold up the mount.
+const planWait = 250 * time.Millisecond
+
+// planned waits for the first plan.
+func (l *live) planned(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, planWait)
+	defer cancel()
+	for _, j := range l.joined() {
+		if j.session != nil {
+			j.session.First(ctx)
+		}
+	}
+}
+
+// release gives a hold back; the last one closes the blob.
+func (n *Node) release(l *live) {
+	n.mu.Lock()
+	l.refs--
+	if l.refs > 0 || l.closing {
+		n.mu.Unlock()
+		return
+	}
+	l.closing = true
+	n.mu.Unlock()
+	n.close(l)
+	n.mu.Lock()
+	delete(n.live, l.id)
+	n.mu.Unlock()
+	close(l.closed)
+}
+
+// close stops the parts of a blob in the reverse order of open.
+func (n *Node) close(l *live) {
+	if l.cancel != nil {
+		l.cancel()
+	}
+	l.work.Wait()
+	if l.fetch != nil {
+		l.fetch.Close()
+	}
+	for _, j := range slices.Backward(l.joined()) {
+		if j.session != nil {
+			j.session.Close()
+		}
+		j.torrent.Close()
+	}
+	if l.store == nil {
+		return
+	}
+	err := l.store.Close()
+	info, ok := n.store.Lookup(l.id)
+	if l.alone && ok && !info.Open {
+		err = errors.Join(err, n.store.Remove(l.id))
+	}
+	if err != nil {
+		n.log.Warn("closing a cached blob", "blob", l.id, "err", err)
+	}
+}

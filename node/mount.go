@@ -1,0 +1,309 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fs"
+)
+
+// mount is one directory at which a blob is mounted.
+type mount struct {
+	// Constant once the mount answers.
+	request control.MountRequest
+	source  string // for status, without secrets
+	live    *live
+	fs      *fs.Mounted
+	gone    chan struct{} // closed when it is no longer mounted and its blob has been released
+
+	// Guarded by Node.mu.
+	state string // "mounting", "ready", "failed"
+	err   error  // why it failed
+}
+
+// Mount implements control.Node.
+func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control.MountReply, err error) {
+	ctx, done, err := n.begin(ctx)
+	if err != nil {
+		return reply, err
+	}
+	defer done()
+	if err := n.expect(r.Expect); err != nil {
+		return reply, err
+	}
+	if !filepath.IsAbs(r.Dir) {
+		return reply, fmt.Errorf("%w directory %q: not an absolute path", blob.ErrInvalid, r.Dir)
+	}
+	want, err := digestOf(r.Digest)
+	if err != nil {
+		return reply, err
+	}
+	r.Dir = filepath.Clean(r.Dir)
+	m := &mount{request: r, source: redact(r.Source), gone: make(chan struct{}), state: "mounting"}
+	if err := n.reserve(m); err != nil {
+		return reply, err
+	}
+	defer func() {
+		if err != nil {
+			n.forget(m)
+		}
+	}()
+	if reply.Warnings, err = n.prepareDir(r); err != nil {
+		return reply, err
+	}
+	f, err := n.find(ctx, r.Source, r.Options, func(int64) {})
+	if err != nil {
+		return reply, err
+	}
+	w, err := n.want(r.Source, r.Options, f)
+	if err != nil {
+		return reply, err
+	}
+	l, warnings, err := n.hold(ctx, f, w)
+	if err != nil {
+		return reply, err
+	}
+	reply.Warnings = append(reply.Warnings, append(f.warnings, warnings...)...)
+	reply.Warnings = append(reply.Warnings, n.reachable(l.trackers)...)
+	m.live = l
+	if f.digest != (blob.Hash{}) && want == (blob.Hash{}) {
+		want = f.digest
+	}
+	check := want != (blob.Hash{}) && !l.verified(want)
+	if check && l.store.Complete() { // then it costs little, and the mount can be refused
+		if err := l.verify(ctx, want); err != nil {
+			n.release(l)
+			return reply, err
+		}
+		check = false
+	}
+	if err := n.serve(ctx, m, want); err != nil {
+		n.release(l)
+		return reply, err
+	}
+	if check {
+		l.work.Go(func() { n.verifyLater(l.ctx, m, want) })
+	}
+	l.planned(ctx)
+	if ctx.Err() != nil { // the command that asked is gone: it would not know of the mount
+		n.detach(n.ctx, m, true)
+		<-m.gone
+		return reply, context.Cause(ctx)
+	}
+	n.log.Info("mounted", "source", m.source, "dir", r.Dir, "blob", l.id, "size", l.store.Size(), "present", l.store.Present())
+	reply.ID, reply.Path, reply.Size, reply.Present = l.id.String(), m.path(), l.store.Size(), l.store.Present()
+	return reply, nil
+}
+
+// path is where the mounted file is.
+func (m *mount) path() string {
+	if m.request.AsFile {
+		return m.request.Dir
+	}
+	return filepath.Join(m.request.Dir, m.live.meta.Name)
+}
+
+// digestOf reads the digest of a request; zero when there is none.
+func digestOf(s string) (blob.Hash, error) {
+	if s == "" {
+		return blob.Hash{}, nil
+	}
+	return blob.ParseDigest(s)
+}
+
+// expect refuses a request whose command line asks for another node than this one.
+func (n *Node) expect(settings []control.Setting) error {
+	for _, s := range settings {
+		have := map[string]string{
+			"listen": n.cfg.Listen,
+			"quota":  strconv.FormatInt(n.cfg.Quota, 10),
+			"memory": strconv.FormatInt(n.cfg.Memory, 10),
+		}[s.Key]
+		if s.Value != have {
+			return fmt.Errorf("%w: %s is %s, but the daemon that runs in %s has %s: leave it out, or stop that daemon (pantala daemon --stop), or name another --state", blob.ErrInvalid, s.From, s.Value, n.cfg.State, have)
+		}
+	}
+	return nil
+}
+
+// reserve makes the directory this mount's own.
+func (n *Node) reserve(m *mount) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if o := n.mounts[m.request.Dir]; o != nil {
+		return control.Local(fmt.Errorf("%s: %s is already %s there: pantala umount %s", m.request.Dir, o.source, map[string]string{"mounting": "being mounted", "ready": "mounted", "failed": "mounted, and failed,"}[o.state], m.request.Dir))
+	}
+	n.mounts[m.request.Dir] = m
+	return nil
+}
+
+func (n *Node) forget(m *mount) {
+	n.mu.Lock()
+	delete(n.mounts, m.request.Dir)
+	n.mu.Unlock()
+	n.rest()
+}
+
+// prepareDir checks that the directory can be mounted on. What a killed daemon left mounted there is
+// unmounted first.
+func (n *Node) prepareDir(r control.MountRequest) (warnings []string, err error) {
+	err = fs.CheckDir(r.Dir, r.AsFile, n.cfg.State)
+	if errors.Is(err, fs.ErrStale) {
+		if err = fs.UnmountDir(r.Dir, true); err != nil {
+			return nil, control.Local(fmt.Errorf("%s: left mounted by a daemon that was killed: %w", r.Dir, err))
+		}
+		warnings = append(warnings, "unmounted what a daemon that was killed had left at "+r.Dir)
+		err = fs.CheckDir(r.Dir, r.AsFile, n.cfg.State)
+	}
+	return warnings, control.Local(err)
+}
+
+// serve mounts the live blob and watches the mount until it ends.
+func (n *Node) serve(ctx context.Context, m *mount, digest blob.Hash) error {
+	l, r := m.live, m.request
+	allow := n.cfg.AllowOther
+	if r.AllowOther != nil {
+		allow = *r.AllowOther
+	}
+	file := fs.File{
+		Name: l.meta.Name, Blob: l.fetch, ID: l.id, ModTime: modTime(l.meta.Validator, n.started), Source: m.source,
+		Present: l.store.Present,
+	}
+	if digest != (blob.Hash{}) {
+		file.Digest = "sha256:" + digest.String()
+	} else if d := l.digest.Load(); d != nil {
+		file.Digest = "sha256:" + d.String()
+	}
+	o := fs.Options{
+		AsFile: r.AsFile, AllowOther: allow, Passthrough: n.cfg.Passthrough && !r.NoPassthrough,
+		Log: n.log, FSName: m.source,
+	}
+	var err error
+	if m.fs, err = fs.Mount(ctx, r.Dir, file, o); err != nil {
+		return control.Local(err)
+	}
+	n.mu.Lock()
+	m.state = "ready"
+	n.wg.Add(1)
+	n.mu.Unlock()
+	go func() {
+		defer n.wg.Done()
+		<-m.fs.Done()
+		n.ended(m)
+	}()
+	return nil
+}
+
+// ended takes a mount that is no longer one out of the tables. One that failed its digest stays in status
+// until it is unmounted by name.
+func (n *Node) ended(m *mount) {
+	n.mu.Lock()
+	failed := m.state == "failed"
+	if !failed {
+		delete(n.mounts, m.request.Dir)
+	}
+	n.mu.Unlock()
+	n.log.Info("unmounted", "dir", m.request.Dir)
+	if !failed {
+		n.release(m.live)
+	}
+	close(m.gone)
+	n.rest()
+}
+
+// modTime is the modification time of the mounted file: the origin's when its validator says one, else that
+// of the node's start.
+func modTime(validator string, otherwise time.Time) time.Time {
+	if t, err := time.Parse(time.RFC1123, validator); err == nil {
+		return t
+	}
+	return otherwise
+}
+
+// Unmount implements control.Node.
+func (n *Node) Unmount(ctx context.Context, dir string, force bool) error {
+	dir = filepath.Clean(dir)
+	n.mu.Lock()
+	m := n.mounts[dir]
+	var state string
+	if m != nil {
+		state = m.state
+	}
+	n.mu.Unlock()
+	switch {
+	case m == nil:
+		return fmt.Errorf("%w: nothing is mounted at %s by this daemon: pantala status lists what is", blob.ErrNotFound, dir)
+	case state == "mounting":
+		return control.Local(fmt.Errorf("%s is only being mounted: try again in a moment", dir))
+	}
+	return n.unmount(ctx, m, force)
+}
+
+// unmount ends one mount and waits until it is forgotten.
+func (n *Node) unmount(ctx context.Context, m *mount, force bool) error {
+	n.mu.Lock()
+	state := m.state
+	n.mu.Unlock()
+	if err := n.detach(ctx, m, force); err != nil {
+		return control.Local(err)
+	}
+	<-m.gone
+	if state == "failed" {
+		n.mu.Lock()
+		mine := n.mounts[m.request.Dir] == m
+		if mine {
+			delete(n.mounts, m.request.Dir)
+		}
+		n.mu.Unlock()
+		if mine {
+			n.release(m.live)
+		}
+		n.rest()
+	}
+	return nil
+}
+
+// reachable warns when others cannot reach what trackers tell them about this node.
+func (n *Node) reachable(trackers []string) []string {
+	if !n.swarm.Addr().Addr().IsLoopback() {
+		return nil
+	}
+	for _, t := range trackers {
+		u, err := url.Parse(t)
+		if err != nil {
+			continue
+		}
+		host := u.Hostname()
+		if ip, err := netip.ParseAddr(host); host == "localhost" || err == nil && ip.IsLoopback() {
+			continue
+		}
+		return []string{fmt.Sprintf("other machines cannot fetch from this one, which listens on %s only: pass --listen %s", n.swarm.Addr(), net.JoinHostPort("HOST", "PORT"))}
+	}
+	return nil
+}
+
+// politely bounds how long an unmount may take that is followed by force.
+const politely = 2 * time.Second
+
+// detach unmounts. force takes the mount out of the file tree when it is in use, too: who has files open there
+// reads on until they close them.
+func (n *Node) detach(ctx context.Context, m *mount, force bool) error {
+	if !force {
+		return m.fs.Unmount(ctx)
+	}
+	polite, cancel := context.WithTimeout(ctx, politely)
+	defer cancel()
+	if m.fs.Unmount(polite) == nil {
+		return nil
+	}
+	return fs.UnmountDir(m.fs.Dir(), true)
+}

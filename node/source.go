@@ -1,0 +1,208 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/origin"
+)
+
+// found is a source that has been looked up: what is needed to open the blob.
+type found struct {
+	id       blob.ID
+	geometry blob.Geometry
+	meta     blockio.Meta
+	object   *origin.Object   // nil: no origin (a magnet link), or none that answers
+	revive   bool             // the origin did not answer, ask it again now and then
+	root     blob.Hash        // BEP 52 root when it is known beforehand
+	digest   blob.Hash        // the digest that the source itself names; zero: none
+	alone    bool             // nobody else can mean the same bytes: no swarm
+	streamed string           // a file that holds all bytes already; removed when the blob is open
+	trackers []string         // that the source names
+	peers    []netip.AddrPort // that the source names
+	warnings []string
+}
+
+// openTimeout bounds how long a source may take to say what it is. A mount that must wait for ever (hard)
+// still fails at once when it is made: it is reads that wait.
+func openTimeout(o control.Options, own time.Duration) time.Duration {
+	return cmp.Or(o.Timeout, own)
+}
+
+// find looks a source up. streaming is told of the bytes that had to be read already because the source does
+// not say how many there are.
+func (n *Node) find(ctx context.Context, source string, o control.Options, streaming func(done int64)) (found, error) {
+	if IsMagnet(source) {
+		return n.findMagnet(ctx, source)
+	}
+	if !origin.Supported(source) {
+		return found{}, unsupported(source)
+	}
+	open, cancel := context.WithTimeout(ctx, openTimeout(o, n.cfg.Timeout))
+	object, err := n.origin.Open(open, source, n.originOptions(o))
+	cancel()
+	switch {
+	case err == nil:
+		return n.findObject(ctx, object, streaming)
+	case ctx.Err() != nil:
+		return found{}, context.Cause(ctx)
+	case errors.Is(err, blob.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded):
+		f, ok := n.findCached(source)
+		if !ok {
+			if !errors.Is(err, blob.ErrUnavailable) {
+				err = fmt.Errorf("%w: %s did not answer within %v: check the URL and the network, or wait longer with --timeout", blob.ErrUnavailable, redact(source), openTimeout(o, n.cfg.Timeout))
+			}
+			return found{}, err
+		}
+		f.warnings = append(f.warnings, fmt.Sprintf("the origin does not answer (%v): using the newest cached version, %d of %d bytes of which are here", err, f.present(n), f.geometry.Size))
+		return f, nil
+	default:
+		return found{}, err
+	}
+}
+
+// present is how many bytes of it are cached.
+func (f found) present(n *Node) int64 {
+	info, _ := n.store.Lookup(f.id)
+	return info.Present
+}
+
+func (n *Node) originOptions(o control.Options) origin.Options {
+	return origin.Options{Header: o.Header, CACert: cmp.Or(o.CACert, n.cfg.CACert), Mirrors: o.Mirrors, Log: n.log, UserAgent: "pantala/" + n.opts.Version}
+}
+
+// findObject names what an origin has opened.
+func (n *Node) findObject(ctx context.Context, object *origin.Object, streaming func(int64)) (found, error) {
+	f := found{object: object, alone: !object.Shareable()}
+	f.meta = blockio.Meta{Source: object.URL(), Name: cmp.Or(safeName(object.Name()), "blob"), Validator: object.Validator()}
+	if object.Size() < 0 {
+		return n.findStream(ctx, f, streaming)
+	}
+	f.id, f.geometry = object.ID(), blob.GeometryFor(object.Size())
+	if err := f.geometry.Check(); err != nil {
+		return found{}, err
+	}
+	if f.alone {
+		f.meta.Validator = "" // so that findCached never takes it for a version
+		f.warnings = append(f.warnings, "the origin sends neither ETag nor Last-Modified: nothing can be shared with peers or kept for the next time")
+	}
+	return f, nil
+}
+
+// findCached finds the newest version of a source that this machine has bytes of.
+func (n *Node) findCached(source string) (found, bool) {
+	u, err := url.Parse(source)
+	if err != nil {
+		return found{}, false
+	}
+	for _, info := range n.store.Find(blob.CanonicalURL(u)) {
+		if info.Meta.Validator != "" {
+			return found{id: info.ID, geometry: info.Geometry, meta: info.Meta, revive: true}, true
+		}
+	}
+	return found{}, false
+}
+
+// findMagnet opens what a magnet link of ours names.
+func (n *Node) findMagnet(ctx context.Context, source string) (found, error) {
+	m, err := ParseMagnet(source)
+	if err != nil {
+		return found{}, err
+	}
+	f := found{
+		id: m.ID(), geometry: blob.GeometryFor(m.Size), root: m.Root, digest: m.Digest, trackers: m.Trackers,
+		meta: blockio.Meta{Source: m.Source(), Name: cmp.Or(m.Name, m.Digest.String())},
+	}
+	for _, p := range m.Peers {
+		addrs, err := resolvePeer(ctx, p)
+		if err != nil {
+			f.warnings = append(f.warnings, err.Error())
+			continue
+		}
+		f.peers = append(f.peers, addrs...)
+	}
+	return f, f.geometry.Check()
+}
+
+// resolvePeer turns HOST:PORT into addresses.
+func resolvePeer(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return nil, fmt.Errorf("%w peer %q: not HOST:PORT", blob.ErrInvalid, hostport)
+	}
+	p, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
+	if err != nil || p == 0 {
+		return nil, fmt.Errorf("%w peer %q: no such port", blob.ErrInvalid, hostport)
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("%w: peer %q: %v", blob.ErrUnavailable, hostport, err)
+	}
+	var addrs []netip.AddrPort
+	for _, ip := range ips {
+		addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), uint16(p)))
+	}
+	return addrs, nil
+}
+
+// unsupported says what can be done about a source that nobody can open.
+func unsupported(source string) error {
+	const supported = "use http://, https://, file:// or a magnet: link of `pantala share`"
+	if !strings.Contains(source, "://") {
+		if abs, err := filepath.Abs(source); err == nil {
+			if _, err := os.Lstat(abs); err == nil {
+				return fmt.Errorf("%w source %q: it is a local path: write file://%s", blob.ErrInvalid, source, abs)
+			}
+		}
+		return fmt.Errorf("%w source %q: no scheme: %s", blob.ErrInvalid, source, supported)
+	}
+	return fmt.Errorf("%w source %q: unknown scheme: %s", blob.ErrInvalid, redact(source), supported)
+}
+
+// redact removes what must not be logged or shown from a source: a password, and query parameters that sign.
+func redact(source string) string {
+	u, err := url.Parse(source)
+	if err != nil || u.Host == "" {
+		return source
+	}
+	return blob.CanonicalURL(u)
+}
+
+// patienceOf is which engine the options ask for.
+func (n *Node) patienceOf(o control.Options) patience {
+	return patience{cmp.Or(o.Timeout, n.cfg.Timeout), o.Hard || n.cfg.Hard}
+}
+
+// fillOf is how the options ask the blob to be completed.
+func (n *Node) fillOf(o control.Options) (fetch.Fill, error) {
+	return fetch.ParseFill(cmp.Or(o.Fill, n.cfg.Fill))
+}
+
+// trackersOf are the trackers that the request, else the configuration, names, and those of the source.
+func (n *Node) trackersOf(o control.Options, f found) []string {
+	all := o.Trackers
+	if len(all) == 0 {
+		all = n.cfg.Trackers
+	}
+	all = slices.Clone(all)
+	for _, t := range f.trackers {
+		if !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
+	return all
+}

@@ -1,0 +1,223 @@
+package origin
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+const (
+	// maxHops bounds a chain of redirects: the limit of curl is 30, of browsers 20, of net/http 10.
+	maxHops = 10
+	// maxDrain is how much of an unwanted body is read to save its connection. A TCP and TLS handshake
+	// costs two to three round trips; 4 KiB fit in the first window of one.
+	maxDrain = 4 << 10
+)
+
+// endpoint is one URL under which the object can be had.
+type endpoint struct {
+	url    *url.URL
+	header http.Header // may hold secrets: only for the origin of url
+	agent  string
+	via    *transports
+
+	resolved atomic.Pointer[url.URL] // where redirects led to, nil: not known
+	answered atomic.Bool             // it has answered something, so its name exists
+
+	mu      sync.Mutex
+	fails   int       // in a row, guarded by mu
+	holdoff time.Time // not before, unless nobody else is left; guarded by mu
+}
+
+func newEndpoint(u *url.URL, o Options, via *transports) *endpoint {
+	e := &endpoint{url: u, header: o.Header.Clone(), agent: o.UserAgent, via: via}
+	if u.User != nil {
+		if e.header == nil {
+			e.header = http.Header{}
+		}
+		if e.header.Get("Authorization") == "" {
+			pass, _ := u.User.Password()
+			e.header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+pass)))
+		}
+		bare := *u
+		bare.User = nil
+		e.url = &bare
+	}
+	return e
+}
+
+// ask is what a request says beside its URL.
+type ask struct {
+	rng     string // Range, "" for the whole object
+	ifRange string // If-Range, "" for none
+}
+
+// get sends one GET, following redirects. Where they led to is remembered, so that the next request saves
+// the round trip (and a registry or hub the work of signing); it is forgotten when that place says no: a
+// signed URL has expired, and the URL that was opened is asked once more.
+func (e *endpoint) get(ctx context.Context, a ask) (*http.Response, error) {
+	if to := e.resolved.Load(); to != nil {
+		resp, _, err := e.follow(ctx, to, a)
+		switch {
+		case ctx.Err() != nil:
+			return resp, err
+		case err == nil && !refused(resp.StatusCode):
+			return resp, nil
+		case err == nil:
+			discard(resp)
+		}
+		e.resolved.CompareAndSwap(to, nil)
+	}
+	resp, to, err := e.follow(ctx, e.url, a)
+	if err == nil && to != e.url && resp.StatusCode < 300 {
+		e.resolved.Store(to)
+	}
+	return resp, err
+}
+
+// refused reports whether a status can be the word of an expired signature: 4xx but those which speak of the
+// moment or of the range.
+func refused(code int) bool {
+	switch code {
+	case http.StatusRequestTimeout, http.StatusRequestedRangeNotSatisfiable, http.StatusTooEarly, http.StatusTooManyRequests:
+		return false
+	}
+	return code >= 400 && code < 500
+}
+
+// follow sends one GET to u and goes where redirects point. It returns the last URL: u itself if there was
+// no redirect.
+func (e *endpoint) follow(ctx context.Context, u *url.URL, a ask) (*http.Response, *url.URL, error) {
+	for range maxHops {
+		resp, err := e.via.send(e.request(ctx, u, a))
+		if err != nil {
+			return nil, u, err
+		}
+		e.answered.Store(true)
+		switch resp.StatusCode {
+		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		default:
+			return resp, u, nil
+		}
+		loc := resp.Header.Get("Location")
+		if loc == "" {
+			return resp, u, nil
+		}
+		discard(resp)
+		next, err := u.Parse(loc)
+		if err != nil || next.Scheme != "http" && next.Scheme != "https" || next.Hostname() == "" {
+			return nil, u, e.fail(blob.ErrUnavailable, elsewhere, "redirected to something that is not an http or https URL: check the URL")
+		}
+		if u.Scheme == "https" && next.Scheme == "http" {
+			return nil, u, e.fail(blob.ErrUnavailable, elsewhere, "redirected from https to %s, which nobody vouches for: pass that URL if you trust the network", display(next))
+		}
+		next.Fragment, next.User = "", nil
+		u = next
+	}
+	return nil, u, e.fail(blob.ErrUnavailable, elsewhere, "more than %d redirects: check the URL", maxHops)
+}
+
+// request builds one GET. The headers that the user gave go to the origin they were given for only.
+func (e *endpoint) request(ctx context.Context, u *url.URL, a ask) *http.Request {
+	h := make(http.Header, 8)
+	req := (&http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: h}).WithContext(ctx)
+	h["User-Agent"] = []string{e.agent}
+	if sameOrigin(u, e.url) {
+		for k, vs := range e.header {
+			if k = http.CanonicalHeaderKey(k); k == "Host" && len(vs) > 0 {
+				req.Host = vs[0]
+			} else {
+				h[k] = vs
+			}
+		}
+	}
+	// Any other coding would make the ranges those of other bytes.
+	h["Accept-Encoding"] = []string{"identity"}
+	if a.rng != "" {
+		h["Range"] = []string{a.rng}
+	}
+	if a.ifRange != "" {
+		h["If-Range"] = []string{a.ifRange}
+	}
+	return req
+}
+
+// sameOrigin reports whether two URLs share scheme, host and port (RFC 6454 section 4).
+func sameOrigin(a, b *url.URL) bool {
+	if a.Scheme == b.Scheme && a.Host == b.Host {
+		return true
+	}
+	port := func(u *url.URL) string {
+		if p := u.Port(); p != "" {
+			return p
+		}
+		return u.Scheme // a default port is as good as the scheme, which must be equal anyway
+	}
+	norm := func(u *url.URL) string {
+		p := port(u)
+		if u.Scheme == "http" && p == "80" || u.Scheme == "https" && p == "443" {
+			p = u.Scheme
+		}
+		return fmt.Sprint(u.Scheme, "\x00", strings.ToLower(u.Hostname()), "\x00", p)
+	}
+	return norm(a) == norm(b)
+}
+
+// discard ends an answer whose body nobody wants, and keeps its connection when the rest is short.
+func discard(resp *http.Response) {
+	if resp.ContentLength <= maxDrain {
+		io.CopyN(io.Discard, resp.Body, maxDrain+1)
+	}
+	resp.Body.Close()
+}
+
+const (
+	// holdoffMin is how long an endpoint that failed stands behind the others; it doubles with each failure
+	// in a row up to holdoffMax, the time after which an operator who repaired it expects it to be used.
+	holdoffMin = time.Second
+	holdoffMax = time.Minute
+)
+
+// worked notes that the endpoint gave bytes.
+func (e *endpoint) worked() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fails, e.holdoff = 0, time.Time{}
+}
+
+// failed notes that the endpoint did not.
+func (e *endpoint) failed() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.holdoff = time.Now().Add(min(holdoffMin<<min(e.fails, 10), holdoffMax))
+	e.fails++
+}
+
+// rests is until when the endpoint stands behind the others; zero when it does not.
+func (e *endpoint) rests(now time.Time) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.holdoff.After(now) {
+		return e.holdoff
+	}
+	return time.Time{}
+}
+
+// asFailure is err as a failure of e.
+func (e *endpoint) asFailure(w *watch, err error) *failure {
+	var f *failure
+	if errors.As(err, &f) {
+		return f
+	}
+	return e.failTransport(w, err)
+}

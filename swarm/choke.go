@@ -1,0 +1,84 @@
+package swarm
+
+import "time"
+
+// rotateAfter is how long a served peer keeps its slot while others wait for one. BEP 3 clients rotate every
+// 10 s (choke round) to 30 s (optimistic).
+const rotateAfter = 10 * time.Second
+
+// seat is what the choker knows of a peer.
+type seat struct {
+	served     bool
+	interested bool
+	since      time.Time // it got the slot, or joined
+	asked      time.Time // it asked for a block last
+}
+
+// choose says whom to stop and whom to start serving. There is no tit-for-tat: everybody is served who fits
+// into slots, interested or not, as that saves a round trip before the first block. When interested peers
+// wait, seats that nobody uses are taken first, then the oldest one.
+func choose(seats []seat, slots int, at time.Time) (choke, unchoke []int) {
+	free := slots
+	var waiting, idlers []int
+	for i, s := range seats {
+		switch {
+		case s.served:
+			free--
+			if !s.interested {
+				idlers = append(idlers, i)
+			}
+		case s.interested:
+			waiting = append(waiting, i)
+		}
+	}
+	// Who waits longest comes first: there is no other order among equals that is fair.
+	sortBy(waiting, func(i int) time.Time { return seats[i].since })
+	for _, w := range waiting {
+		switch {
+		case free > 0:
+			free--
+		case len(idlers) > 0:
+			choke, idlers = append(choke, idlers[0]), idlers[1:]
+		default:
+			v := victim(seats, choke, at)
+			if v < 0 {
+				return choke, unchoke
+			}
+			choke = append(choke, v)
+		}
+		unchoke = append(unchoke, w)
+	}
+	for i, s := range seats {
+		if free > 0 && !s.served && !s.interested {
+			free--
+			unchoke = append(unchoke, i)
+		}
+	}
+	return choke, unchoke
+}
+
+// victim is the served, interested peer that has had its slot longest and long enough; one that has not
+// asked for anything in that time is preferred. -1: none.
+func victim(seats []seat, taken []int, at time.Time) int {
+	best := -1
+next:
+	for i, s := range seats {
+		if !s.served || !s.interested || at.Sub(s.since) < rotateAfter {
+			continue
+		}
+		for _, j := range taken {
+			if i == j {
+				continue next
+			}
+		}
+		if best < 0 {
+			best = i
+			continue
+		}
+		lazy, bestLazy := at.Sub(s.asked) >= rotateAfter, at.Sub(seats[best].asked) >= rotateAfter
+		if lazy != bestLazy && lazy || lazy == bestLazy && s.since.Before(seats[best].since) {
+			best = i
+		}
+	}
+	return best
+}

@@ -1,0 +1,159 @@
+package swarm
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// flight is one call of Fetch. The caller's goroutine lends buffers and hands parts to the loop one at a
+// time, as fast as peers have room; what becomes of them comes back as news.
+type flight struct {
+	// Constant.
+	t     *Torrent
+	ctx   context.Context
+	sink  blob.Sink
+	class blob.Class
+
+	signal chan struct{} // there is news
+
+	mu      sync.Mutex // guards what follows
+	ended   []*part    // their Done was accepted
+	again   []blob.Run // to be asked again: their bytes were wrong and have been dropped
+	lost    []*part    // whose runs are in again
+	waiting int        // parts handed to the loop and not asked of anybody yet
+	err     error      // the call fails with it
+}
+
+// Fetch delivers the blocks of r from peers. See blob.Source.
+func (t *Torrent) Fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
+	if r.End() < r.First || r.End() > t.geo.Blocks() {
+		return fmt.Errorf("fetch blocks %s from peers: %w: the blob has %d blocks", r, blob.ErrInvalid, t.geo.Blocks())
+	}
+	f := &flight{t: t, ctx: ctx, sink: into, class: min(blob.ClassOf(ctx), blob.Background), signal: make(chan struct{}, 1)}
+	live := make(map[*part]struct{})
+	err := f.fly(split(t.geo, r), live)
+	if err == nil {
+		return nil
+	}
+	left := make([]*part, 0, len(live))
+	for pt := range live {
+		if pt.close() {
+			into.Drop(pt.run)
+		}
+		left = append(left, pt)
+	}
+	t.post(abandoned{left})
+	return fmt.Errorf("fetch blocks %s from peers: %w", r, err)
+}
+
+// fly submits the runs and returns when all were accepted, or with the first error.
+func (f *flight) fly(todo []blob.Run, live map[*part]struct{}) error {
+	waiting := 0
+	for {
+		// One part that waits for room keeps the pipe full; more would only hold memory.
+		for len(todo) > 0 && waiting < 2 {
+			buf, err := f.sink.Buffer(f.ctx, todo[0])
+			if err != nil {
+				return fmt.Errorf("buffer: %w", err)
+			}
+			pt := newPart(f, todo[0], buf)
+			todo = todo[1:]
+			live[pt] = struct{}{}
+			f.mu.Lock()
+			f.waiting++
+			f.mu.Unlock()
+			waiting++
+			if !f.t.post(submitted{pt}) {
+				return blob.ErrClosed
+			}
+		}
+		if len(todo) == 0 && len(live) == 0 {
+			return nil
+		}
+		select {
+		case <-f.signal:
+		case <-f.ctx.Done():
+			return f.ctx.Err()
+		case <-f.t.stop:
+			return blob.ErrClosed
+		}
+		f.mu.Lock()
+		for _, pt := range f.ended {
+			delete(live, pt)
+		}
+		for _, pt := range f.lost {
+			delete(live, pt)
+		}
+		todo = append(f.again, todo...)
+		err := f.err
+		f.ended, f.lost, f.again = nil, nil, nil
+		waiting = f.waiting
+		f.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// settle reports that the sink has taken a part, or failed with an error of its own.
+func (f *flight) settle(pt *part, err error) {
+	f.mu.Lock()
+	f.ended = append(f.ended, pt)
+	if f.err == nil {
+		f.err = err
+	}
+	f.mu.Unlock()
+	f.poke()
+}
+
+// retry reports that the bytes of a part were wrong and its buffer is gone.
+func (f *flight) retry(pt *part) {
+	f.mu.Lock()
+	f.lost = append(f.lost, pt)
+	f.again = append(f.again, pt.run)
+	f.mu.Unlock()
+	f.poke()
+}
+
+// placed reports that a part has been asked of somebody.
+func (f *flight) placed() {
+	f.mu.Lock()
+	f.waiting--
+	f.mu.Unlock()
+	f.poke()
+}
+
+// fail ends the call.
+func (f *flight) fail(err error) {
+	f.mu.Lock()
+	if f.err == nil {
+		f.err = err
+	}
+	f.mu.Unlock()
+	f.poke()
+}
+
+func (f *flight) poke() {
+	select {
+	case f.signal <- struct{}{}:
+	default:
+	}
+}
+
+// split cuts a run into parts within pieces. What fits one buffer stays together; longer runs are cut at
+// multiples of MaxBuffer, so that only their first and last part are short.
+func split(g blob.Geometry, r blob.Run) []blob.Run {
+	parts := make([]blob.Run, 0, r.Count/blob.MaxBuffer+2)
+	for long := r.Count > blob.MaxBuffer; r.Count > 0; {
+		n := min(r.Count, blob.MaxBuffer, g.PieceBlocks(g.PieceOf(r.First)).End()-r.First)
+		if long {
+			n = min(n, blob.MaxBuffer-r.First%blob.MaxBuffer)
+		}
+		parts = append(parts, blob.Run{First: r.First, Count: n})
+		r.First, r.Count = r.First+n, r.Count-n
+	}
+	return parts
+}

@@ -1,0 +1,301 @@
+package swarm
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/peerwire"
+)
+
+// loop owns the state of a torrent. Nothing outside its goroutine touches it; others post events.
+type loop struct {
+	t     *Torrent
+	ours  set // complete pieces, as told to peers
+	peers map[*peer]struct{}
+	ids   map[[20]byte]*peer
+	book  *book
+	jail  []PeerInfo         // banned peers, for Peers
+	fouls map[netip.Addr]int // banned peer ids by address
+
+	pending [blob.Background + 1][]*part // queued parts by class
+	active  map[*part]struct{}           // asked parts
+	jobs    map[uint32]*leafJob
+
+	ticked  time.Time // last tick
+	rechoke time.Time // last look at the slots
+	dirty   bool      // schedule may find something to do
+}
+
+// event is something that happened. While it is applied it is the only accessor of the loop.
+type event interface{ apply(l *loop) }
+
+// The loop looks at slow peers every tickBusy while something was asked, and at the rest every tickIdle.
+// Parts are hedged after 200 ms at the earliest, so 25 ms are an eighth of that.
+const (
+	tickBusy = 25 * time.Millisecond
+	tickIdle = time.Second
+)
+
+func newLoop(t *Torrent) *loop {
+	l := &loop{
+		t: t, ours: newSet(t.geo.Pieces()), peers: make(map[*peer]struct{}), ids: make(map[[20]byte]*peer),
+		book: newBook(), fouls: make(map[netip.Addr]int),
+		active: make(map[*part]struct{}), jobs: make(map[uint32]*leafJob), ticked: now(),
+	}
+	copy(l.ours, t.cfg.Store.Pieces())
+	l.trust()
+	return l
+}
+
+// run applies events until the torrent is closed.
+func (l *loop) run() {
+	timer := time.NewTimer(tickIdle)
+	defer timer.Stop()
+	for {
+		select {
+		case e := <-l.t.events:
+			e.apply(l)
+			// What else has come meanwhile is applied before anything is scheduled.
+			for n := len(l.t.events); n > 0; n-- {
+				(<-l.t.events).apply(l)
+			}
+		case <-l.t.wake:
+			l.announce()
+			if l.t.roots.Swap(false) {
+				l.trust()
+			}
+		case <-timer.C:
+			l.tick()
+			timer.Reset(l.pause())
+		case <-l.t.stop:
+			for p := range l.peers {
+				p.close("torrent closed")
+			}
+			return
+		}
+		if l.dirty {
+			l.dirty = false
+			busy := len(l.active) > 0
+			l.schedule()
+			if !busy && len(l.active) > 0 {
+				timer.Reset(tickBusy)
+			}
+		}
+		if l.t.avail.raised {
+			l.t.avail.raised = false
+			l.t.notify()
+		}
+	}
+}
+
+// pause is how long until the next tick.
+func (l *loop) pause() time.Duration {
+	if len(l.active) > 0 || len(l.jobs) > 0 {
+		return tickBusy
+	}
+	if next := l.book.next(); !next.IsZero() {
+		return max(tickBusy, min(tickIdle, time.Until(next)))
+	}
+	return tickIdle
+}
+
+// trust looks again which pieces have a root that somebody we trust vouches for.
+func (l *loop) trust() {
+	t := l.t
+	for piece := range t.geo.Pieces() {
+		_, trust := t.cfg.Store.Root(piece)
+		yes := trust > blob.Unknown || !t.cfg.Root.IsZero()
+		t.avail.trust(piece, yes)
+		if !yes {
+			t.board.withdraw(piece)
+		}
+	}
+	l.dirty = true
+}
+
+// announce tells every peer which pieces became complete since the last time (HAVE, batched).
+func (l *loop) announce() {
+	t := l.t
+	t.mu.Lock()
+	found := t.found
+	t.found = nil
+	t.mu.Unlock()
+	fresh := found[:0]
+	for _, piece := range found {
+		if piece < t.geo.Pieces() && !l.ours.has(piece) {
+			l.ours.add(piece)
+			fresh = append(fresh, piece)
+		}
+	}
+	if len(fresh) == 0 {
+		return
+	}
+	for p := range l.peers {
+		p.out.send(func(b []byte) []byte {
+			for _, piece := range fresh {
+				if !p.have.has(piece) {
+					b = peerwire.AppendHave(b, piece)
+				}
+			}
+			return b
+		})
+	}
+}
+
+// tick does what depends on time.
+func (l *loop) tick() {
+	at := now()
+	elapsed := at.Sub(l.ticked)
+	l.ticked = at
+	for p := range l.peers {
+		l.keepAlive(p, at)
+		if len(p.parts) > 0 && elapsed > 0 {
+			p.mu.Lock()
+			p.meter.tick(p.down.Load(), elapsed, int(p.inflight.Load()))
+			p.mu.Unlock()
+		}
+	}
+	l.hedge(at)
+	l.hedgeJobs(at)
+	l.dial(at)
+	if at.Sub(l.rechoke) >= tickIdle {
+		l.rechoke = at
+		l.assignSlots(at)
+		for p := range l.peers {
+			l.wantFrom(p)
+		}
+	}
+	if len(l.active) > 0 {
+		l.dirty = true
+	}
+}
+
+const (
+	// BEP 3: a keep-alive every two minutes, and a connection that says nothing for longer is dead.
+	keepAliveEvery = 2 * time.Minute
+	deadAfter      = 4 * time.Minute
+	// requestTimeout is how long a peer that was asked may send nothing at all.
+	requestTimeout = 30 * time.Second
+)
+
+func (l *loop) keepAlive(p *peer, at time.Time) {
+	quiet := at.Sub(time.Unix(0, p.heard.Load()))
+	if quiet > deadAfter {
+		p.close("nothing heard for %s", quiet.Round(time.Second))
+		return
+	}
+	if len(p.parts) > 0 && quiet > requestTimeout && l.oldestAsk(p, at) > requestTimeout {
+		p.close("no answer to requests for %s", quiet.Round(time.Second))
+		return
+	}
+	if at.Sub(time.Unix(0, p.spoke.Load())) > keepAliveEvery {
+		p.spoke.Store(at.UnixNano())
+		p.out.send(peerwire.AppendKeepAlive)
+	}
+}
+
+func (l *loop) oldestAsk(p *peer, at time.Time) (d time.Duration) {
+	for pt := range p.parts {
+		for _, a := range pt.asks {
+			if a.p == p {
+				d = max(d, at.Sub(a.at))
+			}
+		}
+	}
+	return d
+}
+
+// dial opens connections to addresses that are due.
+func (l *loop) dial(at time.Time) {
+	t := l.t
+	n := min(maxDials-l.book.count(dialing), t.node.opts.MaxPeers-len(l.peers))
+	if n <= 0 {
+		return
+	}
+	self := t.node.Addr()
+	for _, a := range l.book.due(at, n) {
+		e := l.book.entries[a]
+		switch {
+		case a == self:
+			l.book.ban(a)
+			continue
+		case e.known && l.ids[e.peer] != nil:
+			l.book.rest(a, at)
+			continue
+		}
+		// A peer that knows the blob under another of its keys closes the connection: the next attempt
+		// tries the next key.
+		key := t.cfg.Keys[e.tries%len(t.cfg.Keys)]
+		e.tries++
+		t.wg.Add(1)
+		go t.dialPeer(a, key)
+	}
+}
+
+// assignSlots decides whom we serve.
+func (l *loop) assignSlots(at time.Time) {
+	ps := make([]*peer, 0, len(l.peers))
+	seats := make([]seat, 0, len(l.peers))
+	for p := range l.peers {
+		if p.closing {
+			continue
+		}
+		ps = append(ps, p)
+		seats = append(seats, seat{p.slot, p.interested, p.slotSince, time.Unix(0, p.lastReq.Load())})
+	}
+	choke, unchoke := choose(seats, l.t.node.opts.UploadSlots, at)
+	for _, i := range choke {
+		l.serve(ps[i], false, at)
+	}
+	for _, i := range unchoke {
+		l.serve(ps[i], true, at)
+	}
+}
+
+// serve gives a peer a slot, or takes it. A choke drops what was queued; with BEP 6 it is rejected one by
+// one.
+func (l *loop) serve(p *peer, on bool, at time.Time) {
+	p.slot, p.slotSince = on, at
+	p.serving.Store(on)
+	if on {
+		p.out.send(func(b []byte) []byte { return peerwire.AppendBare(b, peerwire.Unchoke) })
+		return
+	}
+	p.out.send(func(b []byte) []byte { return peerwire.AppendBare(b, peerwire.Choke) })
+	if dropped := p.out.dropRequests(); p.fast {
+		p.out.reject(dropped...)
+	}
+}
+
+// wantFrom tells a peer whether it has anything we lack.
+func (l *loop) wantFrom(p *peer) {
+	if want := l.ours.lacks(p.have); want != p.wanting && !p.closing {
+		p.wanting = want
+		id := peerwire.NotInterested
+		if want {
+			id = peerwire.Interested
+		}
+		p.out.send(func(b []byte) []byte { return peerwire.AppendBare(b, id) })
+	}
+}
+
+// infos describes all peers.
+func (l *loop) infos() []PeerInfo {
+	infos := make([]PeerInfo, 0, len(l.peers)+len(l.jail))
+	for p := range l.peers {
+		if !p.closing {
+			infos = append(infos, p.info())
+		}
+	}
+	return append(infos, l.jail...)
+}
+
+// unavailable is the error when nobody is left to ask.
+func unavailable(run blob.Run, why string) error {
+	return fmt.Errorf("%w: %s of blocks %s: ask the origin, or wait for a peer that has them", blob.ErrUnavailable, why, run)
+}
+
+// over reports whether the call that wanted a part has ended.
+func (pt *part) over() bool { return pt.f.ctx.Err() != nil }

@@ -1,0 +1,198 @@
+package swarm
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// schedule asks peers for the parts that wait, most urgent class first, oldest first within a class.
+func (l *loop) schedule() {
+	for class := range l.pending {
+		keep := l.pending[class][:0]
+		for _, pt := range l.pending[class] {
+			if pt.state != queued {
+				continue
+			}
+			if !l.place(pt) {
+				keep = append(keep, pt)
+			}
+		}
+		clear(l.pending[class][len(keep):])
+		l.pending[class] = keep
+	}
+}
+
+// place asks the best peer for a part. It reports false when the part has to wait for room at that peer; a
+// part that nobody can deliver fails its call.
+func (l *loop) place(pt *part) (done bool) {
+	if pt.over() {
+		l.finish(pt)
+		return true
+	}
+	p, _, room := l.best(pt)
+	if p != nil && !room {
+		return false
+	}
+	if p == nil {
+		l.finish(pt)
+		pt.f.fail(unavailable(pt.run, "no connected peer can deliver"))
+		return true
+	}
+	l.ask(pt, p)
+	return true
+}
+
+// best is the peer that is expected to deliver a part first, and when, of those that offer its piece and were
+// not asked for it yet. Without room it has enough to do for now: waiting for it is still better than asking
+// somebody slower.
+func (l *loop) best(pt *part) (best *peer, first time.Duration, room bool) {
+	if !l.t.avail.trusted.has(pt.piece) {
+		return nil, 0, false
+	}
+	n := int(pt.run.Count)
+next:
+	for p := range l.peers {
+		if p.closing || !p.offers(pt.piece) || slices.Contains(pt.refused, p) {
+			continue
+		}
+		for _, a := range pt.asks {
+			if a.p == p {
+				continue next
+			}
+		}
+		if d := p.expect(n); best == nil || d < first {
+			best, first = p, d
+		}
+	}
+	return best, first, best != nil && best.room(n, pt.f.class)
+}
+
+// room reports whether n more blocks may be asked of the peer. For urgent ones, which somebody waits for, its
+// depth may be exceeded up to what it takes at all.
+func (p *peer) room(n int, c blob.Class) bool {
+	inflight := int(p.inflight.Load())
+	if inflight == 0 || c <= blob.Read && inflight+n <= p.queue {
+		return true
+	}
+	return inflight+n <= p.depth()
+}
+
+// ask requests what is missing of a part from a peer, and the leaf hashes of the piece when nobody has been
+// asked for those.
+func (l *loop) ask(pt *part, p *peer) {
+	if pt.state == queued && !pt.counted {
+		pt.counted = true
+		pt.f.placed()
+	}
+	pt.state = asked
+	pt.asks = append(pt.asks, ask{p, now()})
+	p.parts[pt] = struct{}{}
+	l.active[pt] = struct{}{}
+	blocks := pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer))
+	try := l.leavesFor(pt, p)
+	if pt.state == gone {
+		return // its hashes cannot be had
+	}
+	if try != nil {
+		p.expectTry(try)
+	}
+	switch {
+	case len(blocks) > 0:
+		p.ask(pt, blocks, try)
+	case try != nil:
+		p.out.send(func(b []byte) []byte { return p.appendTry(b, try) })
+	}
+}
+
+// unask notes that a peer will not deliver a part; when nobody else was asked it waits for another peer.
+func (l *loop) unask(pt *part, p *peer) {
+	delete(p.parts, pt)
+	for i, a := range pt.asks {
+		if a.p == p {
+			pt.asks = append(pt.asks[:i], pt.asks[i+1:]...)
+			break
+		}
+	}
+	if len(pt.asks) == 0 && pt.state == asked {
+		l.requeue(pt)
+	}
+}
+
+// requeue puts a part in front of its class: it has waited already. A part that is complete, and waits only
+// to be verified, needs nobody.
+func (l *loop) requeue(pt *part) {
+	if pt.state == gone || !pt.waits() {
+		return
+	}
+	pt.state = queued
+	delete(l.active, pt)
+	c := pt.f.class
+	l.pending[c] = append([]*part{pt}, l.pending[c]...)
+	l.dirty = true
+}
+
+// finish takes a part out of everything and cancels what is still asked for it.
+func (l *loop) finish(pt *part) {
+	if pt.state == gone {
+		return
+	}
+	pt.state = gone
+	delete(l.active, pt)
+	for _, a := range pt.asks {
+		delete(a.p.parts, pt)
+		a.p.forget(pt)
+	}
+	pt.asks = nil
+	l.dirty = true
+}
+
+const (
+	// hedgeAfter is the least time without a block after which another peer is asked too. It is above a
+	// TCP retransmission after a lost segment (RTO min 200 ms, tcp(7)), which is the commonest short stall.
+	hedgeAfter = 200 * time.Millisecond
+	// An urgent part is asked elsewhere after two seconds even from a peer that has always been slow.
+	hedgeUrgent = 2 * time.Second
+	hedgeBulk   = 10 * time.Second
+	// maxAsks bounds the copies of one part.
+	maxAsks = 3
+)
+
+// hedge asks another peer for parts of which nothing has come for longer than their peer usually takes.
+func (l *loop) hedge(at time.Time) {
+	for pt := range l.active {
+		if len(pt.asks) == 0 || len(pt.asks) >= maxAsks {
+			continue
+		}
+		a := pt.asks[len(pt.asks)-1]
+		asked := at.Sub(a.at)
+		if asked < hedgeAfter || !pt.waits() {
+			continue
+		}
+		silent := asked
+		if last := pt.last.Load(); last > 0 {
+			silent = min(silent, at.Sub(time.Unix(0, last)))
+		}
+		p, first, room := l.best(pt)
+		if p == nil || !room {
+			continue
+		}
+		// Stalled, or left far behind: somebody else would be done by now, twice over.
+		if silent >= l.patience(pt, a.p) || asked >= hedgeAfter+2*first {
+			l.ask(pt, p)
+		}
+	}
+}
+
+// patience is how long a part may wait for a peer: twice the 95th percentile of its latencies.
+func (l *loop) patience(pt *part, p *peer) time.Duration {
+	p.mu.Lock()
+	d := 2 * p.meter.p95()
+	p.mu.Unlock()
+	limit := hedgeBulk
+	if pt.f.class <= blob.Read {
+		limit = hedgeUrgent
+	}
+	return min(limit, max(hedgeAfter, d))
+}

@@ -1,0 +1,201 @@
+package swarm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/peerwire"
+)
+
+// read is the reader goroutine of a peer: what concerns only this connection (blocks, requests, hashes) it
+// does itself, the rest are events for the loop.
+func (p *peer) read() {
+	defer p.t.wg.Done()
+	err := p.readAll()
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+		p.close("closed by the peer")
+	default:
+		p.close("%v", err)
+	}
+	p.t.post(peerGone{p})
+}
+
+func (p *peer) readAll() error {
+	for {
+		if !p.rd.Buffered() {
+			p.out.flushRequests()
+		}
+		m, err := p.rd.Next()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			// An interrupt that came after its block: see part.revoke.
+			p.conn.SetReadDeadline(time.Time{})
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		p.heard.Store(now().UnixNano())
+		if err := p.handle(m); err != nil {
+			return err
+		}
+	}
+}
+
+// handle does what a message asks for. An error means that the peer broke the protocol.
+func (p *peer) handle(m peerwire.Message) error {
+	n := p.t.geo.Pieces()
+	switch m.ID {
+	case peerwire.Piece:
+		return p.receive(m)
+	case peerwire.Request:
+		return p.requested(request{m.Piece, m.Begin, m.Length})
+	case peerwire.Cancel:
+		r := request{m.Piece, m.Begin, m.Length}
+		if p.out.cancel(r) && p.fast {
+			p.out.reject(r)
+		}
+	case peerwire.Reject:
+		return p.rejected(m)
+	case peerwire.HashRequest:
+		p.t.answerHashes(p, m.Range)
+	case peerwire.Hashes:
+		return p.hashesCame(m)
+	case peerwire.HashReject:
+		return p.hashesRejected(m.Range)
+	case peerwire.Bitfield:
+		have := newSet(n)
+		if err := peerwire.ParseBitfield(have, n, m.Data); err != nil {
+			return err
+		}
+		p.t.post(peerHas{p, have})
+	case peerwire.HaveAll, peerwire.HaveNone:
+		have := newSet(n)
+		if m.ID == peerwire.HaveAll && n > 0 {
+			have.fill(n)
+		}
+		p.t.post(peerHas{p, have})
+	case peerwire.Have:
+		if m.Piece >= n {
+			return fmt.Errorf("%w: have of piece %d of %d", blob.ErrInvalid, m.Piece, n)
+		}
+		p.t.post(peerGot{p, m.Piece})
+	case peerwire.AllowedFast:
+		if m.Piece < n && p.fast {
+			p.t.post(peerAllows{p, m.Piece})
+		}
+	case peerwire.Choke, peerwire.Unchoke:
+		p.t.post(peerChokes{p, m.ID == peerwire.Choke})
+	case peerwire.Interested, peerwire.NotInterested:
+		p.t.post(peerWants{p, m.ID == peerwire.Interested})
+	case peerwire.Extended:
+		if m.Ext != 0 || !p.ext {
+			return nil
+		}
+		h, err := peerwire.ParseExtendedHandshake(m.Data)
+		if err != nil {
+			return err
+		}
+		p.t.post(peerSays{p, h})
+	}
+	return nil
+}
+
+// blockOf is the block that an extent of a piece names; false when it is not exactly one block.
+func (p *peer) blockOf(piece, begin, length uint32) (uint32, bool) {
+	g := p.t.geo
+	if piece >= g.Pieces() || begin%blockSize != 0 || int64(begin) >= g.PieceLength {
+		return 0, false
+	}
+	b := piece*g.BlocksPerPiece() + begin/blockSize
+	return b, b < g.Blocks() && int(length) == g.BlockLen(b)
+}
+
+// receive takes the payload of a piece message: straight into the buffer of the part that wants it, or
+// nowhere.
+func (p *peer) receive(m peerwire.Message) error {
+	block, ok := p.blockOf(m.Piece, m.Begin, m.Length)
+	if !ok {
+		return fmt.Errorf("%w: piece %d+%d of %d bytes is not a block", blob.ErrInvalid, m.Piece, m.Begin, m.Length)
+	}
+	pt, known := p.answered(block, true)
+	if !known && (p.fast || p.strays >= maxRequests) {
+		return fmt.Errorf("%w: block %d was not asked for", blob.ErrInvalid, block)
+	}
+	if !known {
+		// Without BEP 6 a choke drops requests silently, and blocks that were on their way still come.
+		p.strays++
+	}
+	p.down.Add(int64(m.Length))
+	p.t.down.Add(int64(m.Length))
+	if f := p.t.node.opts.OnBytes; f != nil {
+		f(p.addr, int(m.Length), 0)
+	}
+	if pt == nil {
+		return nil
+	}
+	buf := pt.begin(block, p)
+	for got := 0; got < len(buf); {
+		n, err := p.rd.Payload(buf[got:])
+		got += n
+		if got == len(buf) {
+			break
+		}
+		broken := !errors.Is(err, os.ErrDeadlineExceeded)
+		if !broken {
+			p.conn.SetReadDeadline(time.Time{})
+		}
+		if !pt.release(block, broken) {
+			if broken {
+				return err
+			}
+			return nil // Next discards the rest
+		}
+	}
+	if buf != nil && pt.finish(block) {
+		pt.complete()
+	}
+	return nil
+}
+
+// rejected notes that a request will not be answered (BEP 6).
+func (p *peer) rejected(m peerwire.Message) error {
+	block, ok := p.blockOf(m.Piece, m.Begin, m.Length)
+	if !ok || !p.fast {
+		return fmt.Errorf("%w: reject of what was not asked for", blob.ErrInvalid)
+	}
+	pt, known := p.answered(block, false)
+	if !known {
+		return fmt.Errorf("%w: reject of block %d, which was not asked for", blob.ErrInvalid, block)
+	}
+	if pt != nil {
+		p.t.post(peerRejected{p, pt})
+	}
+	return nil
+}
+
+// requested queues a block for the peer, or says that it will not come.
+func (p *peer) requested(r request) error {
+	g := p.t.geo
+	if r.piece >= g.Pieces() || int64(r.begin)+int64(r.length) > pieceLen(g, r.piece) {
+		return fmt.Errorf("%w: request of %d+%d in piece %d of %d", blob.ErrInvalid, r.begin, r.length, r.piece, g.Pieces())
+	}
+	p.lastReq.Store(now().UnixNano())
+	if p.serving.Load() && p.t.cfg.Store.PieceComplete(r.piece) && p.out.request(r) {
+		return nil
+	}
+	if p.fast {
+		p.out.reject(r)
+	}
+	return nil
+}
+
+func pieceLen(g blob.Geometry, piece uint32) int64 {
+	_, n := g.Bytes(g.PieceBlocks(piece))
+	return n
+}

@@ -1,0 +1,219 @@
+package swarm
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// Store is what the swarm needs of the local blob; *blockio.Blob implements it. All methods are safe for
+// concurrent use.
+type Store interface {
+	Geometry() blob.Geometry
+	// Pieces is the set of complete pieces: word i, bit j is piece i*64+j.
+	Pieces() []uint64
+	PieceComplete(piece uint32) bool
+	// OnPiece calls f, on the goroutine that stored the last block, whenever a piece becomes complete.
+	OnPiece(f func(piece uint32)) (cancel func())
+	// Root is the root of a piece and who vouches for it; blob.Unknown when there is none.
+	Root(piece uint32) (blob.Hash, blob.Trust)
+	SetRoot(piece uint32, root blob.Hash, t blob.Trust) error
+	// Leaves are the leaf hashes of a piece, when all are known and trusted.
+	Leaves(piece uint32) ([]blob.Hash, bool)
+	// SetLeaves accepts leaves that fold to the known root: ErrCorrupt when they do not, ErrAbsent when no
+	// root is known.
+	SetLeaves(piece uint32, leaves []blob.Hash) error
+	ReadAt(p []byte, off int64) error
+	// SendTo writes n bytes from off to a socket; see peerwire.Body.
+	SendTo(c syscall.Conn, off int64, n int) error
+	Complete() bool
+}
+
+// Config describes one torrent.
+type Config struct {
+	// Keys are the info hashes we answer to: the rendezvous key and/or the truncated v2 infohash. The first
+	// is tried first when dialling.
+	Keys [][20]byte
+	// Name is the 32 bytes in the "pieces root" field of hash requests: the BEP 52 root where it is known,
+	// else the Sum of the blob's ID.
+	Name blob.Hash
+	// Root is the BEP 52 root; zero: not known. When it is known, piece roots are asked from peers with
+	// proofs that lead to it, and become blob.Pinned.
+	Root blob.Hash
+	// Store is the local blob.
+	Store Store
+}
+
+// Torrent is one blob in the swarm. It implements blob.Source.
+type Torrent struct {
+	// Constant.
+	node  *Node
+	cfg   Config
+	geo   blob.Geometry
+	log   *slog.Logger
+	board *board
+	avail *availability
+	tree  upperTree
+
+	events chan event
+	wake   chan struct{} // something is in found, or roots is set
+	stop   chan struct{} // closed by Close
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // loop, readers, writers, dials
+
+	closing sync.Once
+	silent  func() // ends Store.OnPiece
+
+	roots atomic.Bool // RootsChanged was called and not yet applied
+	down  atomic.Int64
+	up    atomic.Int64
+
+	mu        sync.Mutex // guards what follows
+	found     []uint32   // pieces that became complete and were not announced yet
+	listeners map[int]func()
+	listener  int
+}
+
+var _ blob.Source = (*Torrent)(nil)
+
+func newTorrent(n *Node, c Config) (*Torrent, error) {
+	geo := c.Store.Geometry()
+	if err := geo.Check(); err != nil {
+		return nil, fmt.Errorf("add torrent: %w", err)
+	}
+	if len(c.Keys) == 0 {
+		return nil, fmt.Errorf("add torrent: %w: no info hash to answer to", blob.ErrInvalid)
+	}
+	t := &Torrent{
+		node: n, cfg: c, geo: geo,
+		log:       n.log.With("torrent", fmt.Sprintf("%x", c.Keys[0][:4])),
+		board:     newBoard(geo.Pieces()),
+		avail:     newAvailability(geo.Pieces()),
+		events:    make(chan event, 256),
+		wake:      make(chan struct{}, 1),
+		stop:      make(chan struct{}),
+		listeners: make(map[int]func()),
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.adoptTrivialLeaves()
+	t.silent = c.Store.OnPiece(t.pieceFound)
+	l := newLoop(t)
+	t.wg.Go(l.run)
+	return t, nil
+}
+
+// AddPeers tells addresses to dial. Those that are known, banned or ourselves are skipped; the others are
+// dialled in the background, a bounded number at a time, with backoff.
+func (t *Torrent) AddPeers(addrs ...netip.AddrPort) {
+	t.post(addAddrs(append([]netip.AddrPort(nil), addrs...)))
+}
+
+// Has reports whether every block of r could be asked for now: for each piece that r touches, some
+// connected peer that serves us has it, and somebody we trust vouches for its root. It takes no lock.
+func (t *Torrent) Has(r blob.Run) bool {
+	if r.Empty() || r.End() < r.First || r.End() > t.geo.Blocks() {
+		return false
+	}
+	return t.avail.has(t.geo.PiecesOf(r))
+}
+
+// Changed registers f, which is called (and must not block) when Has may have become true for some run. It
+// is called on the event loop; cancel does not wait for a call in progress.
+func (t *Torrent) Changed(f func()) (cancel func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	id := t.listener
+	t.listener++
+	t.listeners[id] = f
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.listeners, id)
+	}
+}
+
+// RootsChanged says that the store learnt or dropped piece roots. It never blocks.
+func (t *Torrent) RootsChanged() {
+	t.roots.Store(true)
+	t.nudge()
+}
+
+// Peers describes who is connected, and who was banned.
+func (t *Torrent) Peers() []PeerInfo {
+	q := peersQuery{make(chan []PeerInfo, 1)}
+	if !t.post(q) {
+		return nil
+	}
+	select {
+	case infos := <-q.answer:
+		return infos
+	case <-t.stop:
+		return nil
+	}
+}
+
+// Stats is what the torrent moved so far.
+func (t *Torrent) Stats() Stats { return Stats{Downloaded: t.down.Load(), Uploaded: t.up.Load()} }
+
+// Close leaves the swarm: connections are closed, Fetch calls end with ErrClosed, and every goroutine of the
+// torrent has ended when it returns. It may be called more than once.
+func (t *Torrent) Close() error {
+	t.node.forget(t)
+	t.closing.Do(func() {
+		t.silent()
+		close(t.stop)
+		t.cancel()
+	})
+	t.wg.Wait()
+	return nil
+}
+
+// post hands e to the loop; false means that the torrent is closed.
+func (t *Torrent) post(e event) bool {
+	select {
+	case t.events <- e:
+		return true
+	case <-t.stop:
+		return false
+	}
+}
+
+func (t *Torrent) nudge() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pieceFound is Store.OnPiece: it runs on whatever goroutine stored the last block and must not wait for
+// the loop.
+func (t *Torrent) pieceFound(piece uint32) {
+	t.mu.Lock()
+	t.found = append(t.found, piece)
+	t.mu.Unlock()
+	t.nudge()
+}
+
+// notify calls the listeners of Changed.
+func (t *Torrent) notify() {
+	t.mu.Lock()
+	fs := make([]func(), 0, len(t.listeners))
+	for _, f := range t.listeners {
+		fs = append(fs, f)
+	}
+	t.mu.Unlock()
+	for _, f := range fs {
+		f()
+	}
+}
+
+// now is the clock of all measurements, in one place.
+func now() time.Time { return time.Now() }

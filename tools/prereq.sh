@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# prereq.sh NEED…: says which of the named prerequisites are missing and what to do about each. Installs nothing.
+#   fuse   /dev/fuse, and root or fusermount3      nginx  the origin of the tests
+#   race   a C compiler, for go test -race
+# Exit status 1 when something is missing.
+set -u
+missing=0
+
+lack() { # what, what to do
+	[ "$missing" = 0 ] && echo "Missing on this machine:" >&2
+	missing=1
+	printf '  %-12s %s\n' "$1" "$2" >&2
+}
+
+for need in "$@"; do
+	case "$need" in
+	fuse)
+		[ -c /dev/fuse ] || lack /dev/fuse "modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN"
+		if [ "$(id -u)" != 0 ]; then
+			command -v fusermount3 >/dev/null || lack fusermount3 "apt-get install fuse3 (or run as root)"
+			[ ! -c /dev/fuse ] || [ -w /dev/fuse ] || lack "/dev/fuse" "is not writable for you: run as root, or chmod 0666 /dev/fuse"
+		fi
+		;;
+	nginx)
+		command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || lack nginx "apt-get install nginx-light"
+		;;
+	race)
+		command -v "${CC:-gcc}" >/dev/null || lack "${CC:-gcc}" "apt-get install gcc libc6-dev (the race detector needs cgo)"
+		;;
+	*)
+		echo "prereq.sh: unknown prerequisite '$need'" >&2
+		exit 2
+		;;
+	esac
+done
+exit "$missing"

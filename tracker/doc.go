@@ -1,0 +1,36 @@
+// Package tracker brings the peers of a blob together and schedules who reads what from the origin: the
+// [Server] that any BitTorrent client can announce to and that plans for our nodes, and the [Session] by which
+// one node takes part for one blob.
+//
+// # Place
+//
+// Beside the read path. fetch asks a Session, without blocking, whether a piece is this node's to read from
+// the origin (Mine), somebody else's (Held), or nobody's business (Solo, Dead, None); swarm is given addresses;
+// the store is given piece roots. All of it is hints: no read depends on a tracker, and when it is dead a node
+// goes to the peers it knows and to the origin at once.
+//
+// The scheduler is a pure state machine (swarm.go: members; lease.go: who reads what; claim.go: piece roots)
+// that is told the time and starts nothing. server.go puts HTTP around it, plan.go is what our nodes exchange
+// with it, byte by byte, and announce.go what everybody else does. session.go, loop.go and exchange.go are the
+// client. bencode.go reads both sides' messages within bounds: the library for it recurses without limit and
+// believes string lengths, which a server for anybody must not.
+//
+// # Goroutines
+//
+// A Server has one, the janitor, which Close waits for; requests run on those of the HTTP server. A Session
+// has one that owns its state and runs all callbacks, and, while a tracker answers, two that wait for HTTP
+// (one poll is always outstanding, and one report beside it) and one that looks for the first tracker of the
+// list while a later one is in use. Each is waited for by the one that started it; Close waits for all.
+//
+// # Locks
+//
+// Server.mu guards the table of swarms, room.mu one swarm; Server.mu is never taken while a room.mu is held, and
+// neither is held over I/O. Session.mu guards what callers leave for the session's goroutine; it is innermost
+// and never held over a call of Store or a callback, except Store.Root and Store.PieceComplete. State, Mine and
+// Held take no lock.
+//
+// # Errors
+//
+// A Session has no errors to return: what fails is in Status and in the log, and shows as State Dead. Malformed
+// requests are refused with a reason (ErrInvalid), a full server with ErrUnavailable.
+package tracker

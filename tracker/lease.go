@@ -1,0 +1,272 @@
+package tracker
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// The origin leases: cluster-wide single-flight. A lease says that one node, and nobody else, reads a piece
+// from the origin now.
+//
+//   - A piece that a live node has, or whose roots are disputed, is not leased, but see starvation below.
+//   - A free piece goes to the node whose request wants it first: urgent runs before runs ahead, each in the
+//     order of the wish. Others that want it see it as held and get the next free pieces of their own wish.
+//   - What a node has leased and not yet reported is bounded by share, so that nodes that start together
+//     split the blob. Urgent pieces are counted apart, so that a blocked reader does not wait for the window
+//     ahead of it; a node never has more than twice its share.
+//   - A wish does not name what is being read already. A lease inside the wish lives as long as its holder
+//     completes any of its leases; one outside is being read or was given up, and lives as long as reading a
+//     piece usually takes. After that it is stale: it stays with the holder, which may still be reading, until
+//     another node wants the piece, and counts no more.
+//   - Starvation: a node that wishes, has nothing leased and has completed nothing for a while wants pieces
+//     that others have and cannot, or will not, give it. It gets leases on those.
+
+const (
+	// maxShare bounds the bytes leased to one node: 16 MiB is 130 ms of a 1 Gbit/s origin, long against
+	// the millisecond in which the next lease comes, short against what is lost when the node dies.
+	maxShare = 16 << 20
+	// maxPatience bounds how far late completions stretch leaseFor: 16 × 2 s is about blob.DefaultTimeout.
+	maxPatience = 16
+	// maxFormer bounds the list of nodes that a piece was taken from.
+	maxFormer = 8
+)
+
+type lease struct {
+	piece   uint32
+	holder  *node
+	granted time.Time
+	wanted  time.Time // when the wish last contained it, as far as expire has seen
+	urgent  bool      // was granted because somebody is blocked
+	stale   bool
+	former  []peerID // whom it was taken from; they may still report a root
+}
+
+// share is how many bytes one node may have leased: clamp(size/(2·nodes), two pieces, maxShare).
+func (s *swarm) share() int64 {
+	g := s.geometry
+	return max(min(g.Size/int64(2*max(1, len(s.nodes))), maxShare), 2*g.PieceLength)
+}
+
+// wish replaces what n wants. A lease that it had given up and takes up again is a new one.
+func (s *swarm) wish(now time.Time, n *node, urgent, ahead []blob.Run) {
+	var dropped []*lease
+	for i, l := range n.leases {
+		if l.stale && !n.wants(i) {
+			dropped = append(dropped, l)
+		}
+	}
+	if n.idle() {
+		n.fed = now
+	}
+	n.urgent, n.ahead = urgent, ahead
+	for _, l := range dropped {
+		if n.wants(l.piece) {
+			l.stale, l.granted = false, now
+			s.refresh(l.piece)
+		}
+	}
+}
+
+// assign gives n what is free of its wish.
+func (s *swarm) assign(now time.Time, n *node) {
+	if n.idle() || s.seeds > 0 && !n.starved {
+		return
+	}
+	budget := int(s.share() / s.geometry.PieceLength)
+	urgent, all := 0, 0
+	for _, l := range n.leases {
+		if !l.stale {
+			all++
+			if l.urgent {
+				urgent++
+			}
+		}
+	}
+	all += s.assignRuns(now, n, n.urgent, budget-urgent, true)
+	s.assignRuns(now, n, n.ahead, budget-all, false)
+}
+
+// assignRuns gives n up to budget free pieces of runs and returns how many.
+func (s *swarm) assignRuns(now time.Time, n *node, runs []blob.Run, budget int, urgent bool) (count int) {
+	for _, r := range runs {
+		for i := s.nextFree(n, r.First, r.End()); i < r.End() && count < budget; i = s.nextFree(n, i+1, r.End()) {
+			if l := s.leases[i]; l == nil || l.holder != n {
+				s.grant(now, n, i, urgent)
+				count++
+			}
+		}
+	}
+	return count
+}
+
+// nextFree is the first piece of [from,end) that n may lease, or end.
+func (s *swarm) nextFree(n *node, from, end uint32) uint32 {
+	if !n.starved {
+		return s.taken.nextClear(from, end)
+	}
+	for ; from < end; from++ {
+		if l := s.leases[from]; (l == nil || l.stale) && !s.disputed[from] && !n.has(from) {
+			break
+		}
+	}
+	return from
+}
+
+// grant leases the free piece i to n, taking it from a holder whose lease is stale.
+func (s *swarm) grant(now time.Time, n *node, i uint32, urgent bool) {
+	l := &lease{piece: i, holder: n, granted: now, wanted: now, urgent: urgent}
+	if old := s.leases[i]; old != nil {
+		l.former = append(old.former, old.holder.member.id)
+		l.former = l.former[max(0, len(l.former)-maxFormer):]
+		delete(old.holder.leases, i)
+		s.tell(old.holder, true)
+	}
+	s.leases[i], n.leases[i] = l, l
+	s.granted++
+	s.touched = append(s.touched, i)
+	s.refresh(i)
+	s.tell(n, true)
+	n.fed = now
+}
+
+// end takes a lease back: its piece is there, or its holder is not.
+func (s *swarm) end(l *lease) {
+	delete(s.leases, l.piece)
+	delete(l.holder.leases, l.piece)
+	s.touched = append(s.touched, l.piece)
+	s.promote(l.piece)
+	s.refresh(l.piece)
+	if !s.taken.has(l.piece) {
+		s.freed = true
+	}
+}
+
+// expire marks the leases whose holders make no progress, and the nodes that starve.
+func (s *swarm) expire(now time.Time) {
+	for _, n := range s.nodes {
+		for i, l := range n.leases {
+			if n.wants(i) {
+				l.wanted = now
+			}
+			idle := now.Sub(s.alive(l))
+			switch stale := idle >= s.limit(l, now); {
+			case stale && (s.isThere(i) && !n.starved || idle >= maxPatience*s.leaseFor):
+				s.end(l)
+				s.tell(n, true)
+			case stale && !l.stale:
+				l.stale, s.freed = true, true
+				s.refresh(i)
+			case !stale && l.stale:
+				l.stale = false
+				s.refresh(i)
+			}
+		}
+		if !n.starved && !n.idle() && now.Sub(n.fed) > 3*s.leaseFor/2 && !n.busy() {
+			n.starved, s.freed = true, true
+		}
+	}
+}
+
+// busy reports whether n holds a lease that is not stale.
+func (n *node) busy() bool {
+	for _, l := range n.leases {
+		if !l.stale {
+			return true
+		}
+	}
+	return false
+}
+
+// isThere reports whether some node has piece i.
+func (s *swarm) isThere(i uint32) bool { return s.seeds > 0 || s.available.at(i) > 0 }
+
+// alive is the last sign that l is of use.
+func (s *swarm) alive(l *lease) time.Time {
+	at := l.granted
+	if l.holder.wants(l.piece) {
+		if l.holder.progress.After(at) {
+			at = l.holder.progress
+		}
+	} else if l.wanted.After(at) {
+		at = l.wanted
+	}
+	return at
+}
+
+// limit is how long l lasts after its last sign of life.
+func (s *swarm) limit(l *lease, now time.Time) time.Duration {
+	switch {
+	case l.holder.polls == 0:
+		return s.leaseFor // its connection is gone: no reason to be patient
+	case l.wanted.Before(now) && s.usual > 0:
+		return min(max(4*s.usual, s.leaseFor/4), s.patience)
+	}
+	return s.patience
+}
+
+// settle ends a step: pieces that became free go to whoever wants them, and those that want a piece whose
+// lease came or went are told.
+func (s *swarm) settle(now time.Time) {
+	if s.freed {
+		s.freed = false
+		for _, n := range s.nodes {
+			s.assign(now, n)
+		}
+	}
+	if len(s.touched) == 0 {
+		return
+	}
+	slices.Sort(s.touched)
+	runs := runsOf(s.touched)
+	s.touched = s.touched[:0]
+	for _, n := range s.nodes {
+		if meets(n.urgent, runs) || meets(n.ahead, runs) {
+			s.tell(n, false)
+		}
+	}
+}
+
+// heldFrom lists what n wants and another node has leased.
+func (s *swarm) heldFrom(n *node) []blob.Run {
+	if len(s.leases) == len(n.leases) {
+		return nil
+	}
+	var held []uint32
+	for _, wish := range [2][]blob.Run{n.urgent, n.ahead} {
+		for _, r := range wish {
+			for i := s.leased.nextSet(r.First, r.End()); i < r.End(); i = s.leased.nextSet(i+1, r.End()) {
+				if l := s.leases[i]; l.holder != n && !l.stale && !n.has(i) {
+					held = append(held, i)
+				}
+			}
+		}
+	}
+	slices.Sort(held)
+	runs := runsOf(held)
+	return runs[:min(len(runs), maxHeld)]
+}
+
+// counters counts, per piece, the nodes that have it and do not have everything. It is cut into pages that
+// come into being when they are written.
+type counters [][]uint16
+
+const countersPage = 4096
+
+func newCounters(n uint32) counters { return make(counters, (uint64(n)+countersPage-1)/countersPage) }
+
+func (c counters) at(i uint32) uint16 {
+	if p := c[i/countersPage]; p != nil {
+		return p[i%countersPage]
+	}
+	return 0
+}
+
+func (c counters) add(i uint32, by int) {
+	p := &c[i/countersPage]
+	if *p == nil {
+		*p = make([]uint16, countersPage)
+	}
+	(*p)[i%countersPage] += uint16(by)
+}

@@ -1,0 +1,425 @@
+package tracker
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+/*
+The plan exchange, byte by byte.
+
+A node POSTs one bencoded dictionary (BEP 3: keys sorted, unknown keys ignored) to /plan beside the tracker's
+/announce, and gets one back. All integers inside strings are big endian. A key that is absent means 0, or the
+empty string. Two kinds of request share the layout:
+
+  - a report (wait 0) says what this node has and wants; it is answered at once;
+  - a poll (wait > 0) says nothing; it is answered when something for this node changed, else after wait ms.
+
+A node keeps one poll outstanding and sends reports beside it, one at a time.
+
+Request, at most 4 MiB:
+
+	ahead   string, n × 8: runs of pieces wanted soon, best first: first u32 | count u32; n ≤ 256
+	epoch   int: epoch of the last reply, 0 at first
+	full    int: 1 = forget what was reported before: "have" and "roots" start anew (they may go on in
+	        further reports, each of which adds)
+	gen     int: gen of the last reply that was applied
+	have    string, n × 8: runs of pieces this node has completed since the last report; n ≤ 32768
+	ip      string: address the node wants to be reached at, as text; believed from private networks only
+	key     string, 20: the swarm, as in info_hash
+	log     int: "log" of the last reply that was applied
+	peer    string, 20: peer id, as in the handshake
+	piece   int: piece length in bytes, a power of two
+	port    int: TCP port of the peer wire, 0 = cannot be reached
+	roots   string, n × 36: piece u32 | piece root [32] that this node computed, or verified its bytes against;
+	        n ≤ 32768
+	seq     int: grows with every request of one node; "want" and "full" of an older one are ignored
+	size    int: size of the blob in bytes
+	stop    int: 1 = this node leaves; its leases are free at once
+	urgent  string, n × 8: runs of pieces somebody is waiting for; n ≤ 64
+	v       int: 1
+	wait    int: ms to hold the request, ≤ 60000
+	want    int: 1 = "urgent" and "ahead" replace the previous wish
+
+Reply, 200:
+
+	disputed string, n × 8: runs of pieces whose roots contradict one another: drop what was claimed about them,
+	         read them from the origin
+	epoch    int: a number drawn when the tracker first heard of the swarm. A change means that the tracker
+	         has forgotten: send everything again
+	gen      int: grows with every change of the swarm. A reply with a smaller gen than one already applied is
+	         older: ignore it
+	held     string, n × 8: runs of pieces, within what this node wants, that are leased to others; n ≤ 4096
+	interval int: ms after which a BEP 3 client should announce again
+	lease    string, n × 8: all runs of pieces that are leased to this node now
+	log      int: send this back; the claims below follow those of the log that was sent
+	nodes    int: live nodes that plan, this one included
+	peers    string, n × 38: ip [16] (v4 mapped, RFC 4291 2.5.5.2) | port u16 | peer id [20]; those that joined
+	         since the gen that was sent
+	resync   int: 1 = the tracker does not know this node (any more): send a full report now. Only epoch
+	         comes with it
+	roots    string, n × 36: piece u32 | piece root [32], as claimed by the node that held the lease; n ≤ 65536,
+	         more follow in the next reply
+	solo     int: 1 = this is the only live node
+	ttl      int: ms that a lease lasts without progress
+
+Reply, 400 (what was sent is malformed), 409 (another size or piece length than the rest of the swarm), 503
+(the tracker is full, or closing): a dictionary with one key, "failure reason", a text.
+*/
+
+// Bounds of the plan exchange; derivations beside each.
+const (
+	planVersion  = 1
+	maxBody      = 4 << 20 // 32768 have runs (256 KiB) and 32768 roots (1.2 MiB), with room to grow
+	maxReply     = 8 << 20 // 65536 roots are 2.4 MiB, the runs and peers far below 1 MiB
+	maxUrgent    = 64      // readers blocked at once on different places of one blob
+	maxAhead     = 256     // windows of as many readers
+	maxHave      = 32768   // a fully fragmented bitfield of 64 Ki pieces in one message
+	maxRoots     = 32768   // the piece layer of 32 GiB (at 1 MiB) in one message
+	maxReplyRoot = 65536   // and of 64 GiB in one reply
+	maxHeld      = 4096    // runs; a node that wants more sees the nearest
+	maxWait      = 60 * time.Second
+	maxPieces    = 1 << 22       // 16 TiB in pieces of 4 MiB: the scheduler's bitmaps stay below 1 MiB a swarm
+	maxInt       = math.MaxInt64 // counters
+	runLen       = 8
+	rootLen      = 36
+	peerLen      = 38
+)
+
+// peerID is the 20 bytes by which a peer names itself (BEP 3); key is the 20 bytes that name a swarm.
+type (
+	peerID [20]byte
+	key    [20]byte
+)
+
+// pieceRoot is one claim.
+type pieceRoot struct {
+	piece uint32
+	root  blob.Hash
+}
+
+// planPeer is one other member of the swarm.
+type planPeer struct {
+	addr netip.AddrPort
+	id   peerID
+}
+
+type planRequest struct {
+	key           key
+	peer          peerID
+	port          uint16
+	ip            string
+	geometry      blob.Geometry
+	epoch         int64
+	seq, gen, log int64
+	full, stop    bool
+	want          bool
+	wait          time.Duration
+	urgent, ahead []blob.Run
+	have          []blob.Run
+	roots         []pieceRoot
+}
+
+func flag(on bool) int64 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// append writes the request behind b.
+func (r *planRequest) append(b []byte) []byte {
+	b = append(b, 'd')
+	b = appendRuns(b, "ahead", r.ahead)
+	b = appendPair(b, "epoch", r.epoch)
+	b = appendPair(b, "full", flag(r.full))
+	b = appendPair(b, "gen", r.gen)
+	b = appendRuns(b, "have", r.have)
+	b = appendText(b, "ip", r.ip)
+	b = appendText(b, "key", r.key[:])
+	b = appendPair(b, "log", r.log)
+	b = appendText(b, "peer", r.peer[:])
+	b = appendPair(b, "piece", r.geometry.PieceLength)
+	b = appendPair(b, "port", int64(r.port))
+	b = appendRoots(b, r.roots)
+	b = appendPair(b, "seq", r.seq)
+	b = appendPair(b, "size", r.geometry.Size)
+	b = appendPair(b, "stop", flag(r.stop))
+	b = appendRuns(b, "urgent", r.urgent)
+	b = appendPair(b, "v", planVersion)
+	b = appendPair(b, "wait", r.wait.Milliseconds())
+	b = appendPair(b, "want", flag(r.want))
+	return append(b, 'e')
+}
+
+// parsePlanRequest reads a request and checks everything that does not depend on the swarm.
+func parsePlanRequest(body []byte) (*planRequest, error) {
+	r := new(planRequest)
+	var v, port, full, stop, want, wait int64
+	var haveRuns, urgent, ahead, roots []byte
+	var keyed, named bool
+	err := eachPair(body, func(k string, raw []byte) (err error) {
+		switch k {
+		case "ahead":
+			ahead, err = asString(raw)
+		case "epoch":
+			r.epoch, err = asInt(raw, maxInt)
+		case "full":
+			full, err = asInt(raw, 1)
+		case "gen":
+			r.gen, err = asInt(raw, maxInt)
+		case "have":
+			haveRuns, err = asString(raw)
+		case "ip":
+			var s []byte
+			if s, err = asString(raw); len(s) > 64 {
+				err = malformed("address too long", raw)
+			}
+			r.ip = string(s)
+		case "key":
+			keyed, err = true, as20(raw, (*[20]byte)(&r.key))
+		case "log":
+			r.log, err = asInt(raw, maxInt)
+		case "peer":
+			named, err = true, as20(raw, (*[20]byte)(&r.peer))
+		case "piece":
+			r.geometry.PieceLength, err = asInt(raw, 1<<30)
+		case "port":
+			port, err = asInt(raw, 65535)
+		case "roots":
+			roots, err = asString(raw)
+		case "seq":
+			r.seq, err = asInt(raw, maxInt)
+		case "size":
+			r.geometry.Size, err = asInt(raw, blob.MaxSize)
+		case "stop":
+			stop, err = asInt(raw, 1)
+		case "urgent":
+			urgent, err = asString(raw)
+		case "v":
+			v, err = asInt(raw, 255)
+		case "wait":
+			wait, err = asInt(raw, maxWait.Milliseconds())
+		case "want":
+			want, err = asInt(raw, 1)
+		}
+		if err != nil {
+			err = fmt.Errorf("plan request: %s: %w", k, err)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case v != planVersion:
+		return nil, fmt.Errorf("%w: plan request of version %d, this tracker speaks %d: run the same release on all machines", blob.ErrInvalid, v, planVersion)
+	case !keyed || !named:
+		return nil, fmt.Errorf("%w: plan request without key or peer", blob.ErrInvalid)
+	}
+	if err := r.geometry.Check(); err != nil {
+		return nil, fmt.Errorf("plan request: %w", err)
+	}
+	if (r.geometry.Size+r.geometry.PieceLength-1)/r.geometry.PieceLength > maxPieces {
+		return nil, fmt.Errorf("%w: plan request: %d bytes in pieces of %d are more than %d pieces", blob.ErrInvalid, r.geometry.Size, r.geometry.PieceLength, maxPieces)
+	}
+	r.port, r.full, r.stop, r.want = uint16(port), full == 1, stop == 1, want == 1
+	r.wait = time.Duration(wait) * time.Millisecond
+	n := r.geometry.Pieces()
+	if r.urgent, err = parseRuns("urgent", urgent, n, maxUrgent); err != nil {
+		return nil, err
+	}
+	if r.ahead, err = parseRuns("ahead", ahead, n, maxAhead); err != nil {
+		return nil, err
+	}
+	if r.have, err = parseRuns("have", haveRuns, n, maxHave); err != nil {
+		return nil, err
+	}
+	r.roots, err = parseRoots(roots, n, maxRoots)
+	return r, err
+}
+
+type planReply struct {
+	epoch, gen, log int64
+	interval, ttl   time.Duration
+	nodes           int64
+	solo, resync    bool
+	lease, held     []blob.Run
+	disputed        []blob.Run
+	roots           []pieceRoot
+	peers           []planPeer
+}
+
+// append writes the reply behind b.
+func (r *planReply) append(b []byte) []byte {
+	b = append(b, 'd')
+	b = appendRuns(b, "disputed", r.disputed)
+	b = appendPair(b, "epoch", r.epoch)
+	b = appendPair(b, "gen", r.gen)
+	b = appendRuns(b, "held", r.held)
+	b = appendPair(b, "interval", r.interval.Milliseconds())
+	b = appendRuns(b, "lease", r.lease)
+	b = appendPair(b, "log", r.log)
+	b = appendPair(b, "nodes", r.nodes)
+	if len(r.peers) > 0 {
+		b = appendString(b, "peers")
+		b = fmt.Appendf(b, "%d:", len(r.peers)*peerLen)
+		for _, p := range r.peers {
+			ip := p.addr.Addr().As16()
+			b = append(b, ip[:]...)
+			b = binary.BigEndian.AppendUint16(b, p.addr.Port())
+			b = append(b, p.id[:]...)
+		}
+	}
+	b = appendPair(b, "resync", flag(r.resync))
+	b = appendRoots(b, r.roots)
+	b = appendPair(b, "solo", flag(r.solo))
+	b = appendPair(b, "ttl", r.ttl.Milliseconds())
+	return append(b, 'e')
+}
+
+// parsePlanReply reads a reply about a blob of n pieces.
+func parsePlanReply(body []byte, n uint32) (*planReply, error) {
+	r := new(planReply)
+	var interval, ttl, solo, resync int64
+	err := eachPair(body, func(k string, raw []byte) (err error) {
+		var s []byte
+		switch k {
+		case "disputed":
+			if s, err = asString(raw); err == nil {
+				r.disputed, err = parseRuns(k, s, n, maxHeld)
+			}
+		case "epoch":
+			r.epoch, err = asInt(raw, maxInt)
+		case "gen":
+			r.gen, err = asInt(raw, maxInt)
+		case "held":
+			if s, err = asString(raw); err == nil {
+				r.held, err = parseRuns(k, s, n, maxHeld)
+			}
+		case "interval":
+			interval, err = asInt(raw, 1<<31)
+		case "lease":
+			if s, err = asString(raw); err == nil {
+				r.lease, err = parseRuns(k, s, n, maxHave)
+			}
+		case "log":
+			r.log, err = asInt(raw, maxInt)
+		case "nodes":
+			r.nodes, err = asInt(raw, 1<<31)
+		case "peers":
+			if s, err = asString(raw); err == nil {
+				r.peers, err = parsePeers(s)
+			}
+		case "resync":
+			resync, err = asInt(raw, 1)
+		case "roots":
+			if s, err = asString(raw); err == nil {
+				r.roots, err = parseRoots(s, n, maxReplyRoot)
+			}
+		case "solo":
+			solo, err = asInt(raw, 1)
+		case "ttl":
+			ttl, err = asInt(raw, 1<<31)
+		}
+		if err != nil {
+			err = fmt.Errorf("plan reply: %s: %w", k, err)
+		}
+		return err
+	})
+	if err == nil && r.epoch == 0 {
+		err = fmt.Errorf("%w: plan reply without epoch", blob.ErrInvalid)
+	}
+	r.interval, r.ttl = time.Duration(interval)*time.Millisecond, time.Duration(ttl)*time.Millisecond
+	r.solo, r.resync = solo == 1, resync == 1
+	return r, err
+}
+
+func as20(raw []byte, to *[20]byte) error {
+	s, err := asString(raw)
+	if err == nil && len(s) != len(to) {
+		err = malformed("20 bytes expected", raw)
+	}
+	copy(to[:], s)
+	return err
+}
+
+func appendRuns(b []byte, k string, runs []blob.Run) []byte {
+	if len(runs) == 0 {
+		return b
+	}
+	b = appendString(b, k)
+	b = fmt.Appendf(b, "%d:", len(runs)*runLen)
+	for _, r := range runs {
+		b = binary.BigEndian.AppendUint32(b, r.First)
+		b = binary.BigEndian.AppendUint32(b, r.Count)
+	}
+	return b
+}
+
+// parseRuns reads runs of pieces, none empty, all below n.
+func parseRuns(k string, s []byte, n uint32, limit int) ([]blob.Run, error) {
+	if len(s)%runLen != 0 || len(s)/runLen > limit {
+		return nil, fmt.Errorf("%w: %s: %d bytes are not at most %d runs of %d bytes", blob.ErrInvalid, k, len(s), limit, runLen)
+	}
+	if len(s) == 0 {
+		return nil, nil
+	}
+	runs := make([]blob.Run, 0, len(s)/runLen)
+	for ; len(s) > 0; s = s[runLen:] {
+		r := blob.Run{First: binary.BigEndian.Uint32(s), Count: binary.BigEndian.Uint32(s[4:])}
+		if r.Count == 0 || r.First >= n || r.Count > n-r.First {
+			return nil, fmt.Errorf("%w: %s: run of %d at %d in a blob of %d pieces", blob.ErrInvalid, k, r.Count, r.First, n)
+		}
+		runs = append(runs, r)
+	}
+	return runs, nil
+}
+
+func appendRoots(b []byte, roots []pieceRoot) []byte {
+	if len(roots) == 0 {
+		return b
+	}
+	b = appendString(b, "roots")
+	b = fmt.Appendf(b, "%d:", len(roots)*rootLen)
+	for i := range roots {
+		b = binary.BigEndian.AppendUint32(b, roots[i].piece)
+		b = append(b, roots[i].root[:]...)
+	}
+	return b
+}
+
+func parseRoots(s []byte, n uint32, limit int) ([]pieceRoot, error) {
+	if len(s)%rootLen != 0 || len(s)/rootLen > limit {
+		return nil, fmt.Errorf("%w: roots: %d bytes are not at most %d records of %d bytes", blob.ErrInvalid, len(s), limit, rootLen)
+	}
+	if len(s) == 0 {
+		return nil, nil
+	}
+	roots := make([]pieceRoot, 0, len(s)/rootLen)
+	for ; len(s) > 0; s = s[rootLen:] {
+		r := pieceRoot{piece: binary.BigEndian.Uint32(s), root: blob.Hash(s[4:rootLen])}
+		if r.piece >= n || r.root.IsZero() {
+			return nil, fmt.Errorf("%w: roots: root %.8s… of piece %d in a blob of %d pieces", blob.ErrInvalid, r.root, r.piece, n)
+		}
+		roots = append(roots, r)
+	}
+	return roots, nil
+}
+
+func parsePeers(s []byte) ([]planPeer, error) {
+	if len(s)%peerLen != 0 {
+		return nil, fmt.Errorf("%w: peers: %d bytes are not records of %d bytes", blob.ErrInvalid, len(s), peerLen)
+	}
+	peers := make([]planPeer, 0, len(s)/peerLen)
+	for ; len(s) > 0; s = s[peerLen:] {
+		ip := netip.AddrFrom16([16]byte(s[:16])).Unmap()
+		peers = append(peers, planPeer{netip.AddrPortFrom(ip, binary.BigEndian.Uint16(s[16:])), peerID(s[18:peerLen])})
+	}
+	return peers, nil
+}

@@ -1,0 +1,448 @@
+package tracker
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// ServerOptions configures a Server; the zero value is good.
+type ServerOptions struct {
+	Interval         time.Duration // between announces of BEP 3 clients; default 30 s, at least 1 s
+	LeaseFor         time.Duration // how long an origin lease lasts without progress; default 2 s
+	Log              *slog.Logger  // nil: discard
+	MaxPeersPerReply int           // default 50 (what BEP 3 clients ask for when they ask for nothing)
+}
+
+// maxSwarms bounds the memory of the server: an empty swarm is about 1 KiB.
+const maxSwarms = 1 << 18
+
+// Server is the tracker: an [http.Handler] that answers /announce and /scrape (BEP 3, 7, 23, 48), /plan (see
+// plan.go), /stats (JSON) and /healthz, under any prefix. It is safe for concurrent use.
+type Server struct {
+	rules
+	log     *slog.Logger
+	began   time.Time
+	closing chan struct{}
+	janitor sync.WaitGroup
+
+	announces, plans, refused atomic.Int64
+
+	mu     sync.Mutex // guards rooms; taken before a room's mu, held only to find or drop a room
+	rooms  map[key]*room
+	closed bool
+}
+
+// room is one swarm and those who wait in it.
+type room struct {
+	mu      sync.Mutex // guards everything below; never held over I/O
+	swarm   *swarm
+	waiting map[*node]*waiter
+	gone    bool // was dropped from the server: look again
+}
+
+// waiter is one long poll. The channels have room for one.
+type waiter struct {
+	hard, soft chan struct{}
+}
+
+// NewServer returns a server and starts its janitor, which Close ends.
+func NewServer(o ServerOptions) *Server {
+	if o.Interval == 0 {
+		o.Interval = 30 * time.Second
+	}
+	if o.LeaseFor <= 0 {
+		o.LeaseFor = 2 * time.Second
+	}
+	if o.MaxPeersPerReply <= 0 {
+		o.MaxPeersPerReply = 50
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		rules: rules{max(o.Interval, time.Second), o.LeaseFor, o.MaxPeersPerReply},
+		log:   o.Log, began: time.Now(), closing: make(chan struct{}), rooms: map[key]*room{},
+	}
+	s.janitor.Go(s.clean)
+	return s
+}
+
+// Close answers all held polls, refuses everything that comes later and waits for the janitor. The HTTP server
+// around it is its owner's to stop.
+func (s *Server) Close() {
+	s.mu.Lock()
+	closed := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if !closed {
+		close(s.closing)
+	}
+	s.janitor.Wait()
+}
+
+// clean runs the clock of all swarms. Eight times per lease is fine enough: a stalled lease moves after at most
+// 1.125 × leaseFor.
+func (s *Server) clean() {
+	tick := time.NewTicker(s.leaseFor / 8)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.closing:
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		rooms := maps.Clone(s.rooms)
+		s.mu.Unlock()
+		for k, r := range rooms {
+			if r.tick(time.Now(), 2*s.interval) {
+				s.mu.Lock()
+				delete(s.rooms, k)
+				s.mu.Unlock()
+			}
+		}
+	}
+}
+
+// tick runs the clock of one swarm and reports whether the room is to be dropped: empty for keep.
+func (r *room) tick(now time.Time, keep time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.swarm.nodes) > 0 || !now.Before(r.swarm.sweepAt) {
+		r.swarm.tick(now)
+		r.wake()
+	}
+	r.gone = len(r.swarm.members) == 0 && now.Sub(r.swarm.emptied) > keep
+	return r.gone
+}
+
+// wake lets the polls go that have something to tell. Needs mu.
+func (r *room) wake() {
+	for _, n := range r.swarm.drain() {
+		w := r.waiting[n]
+		if w == nil {
+			continue
+		}
+		hard, soft := r.swarm.news(n)
+		if hard {
+			signal(w.hard)
+		} else if soft {
+			signal(w.soft)
+		}
+	}
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// room returns the room of a swarm, locked; nil when there is none and it is not to be made, or no space.
+func (s *Server) room(k key, create bool) *room {
+	for {
+		s.mu.Lock()
+		r := s.rooms[k]
+		if r == nil && create && len(s.rooms) < maxSwarms {
+			r = &room{swarm: newSwarm(s.rules, newEpoch(), time.Now()), waiting: map[*node]*waiter{}}
+			s.rooms[k] = r
+		}
+		s.mu.Unlock()
+		if r == nil {
+			return nil
+		}
+		r.mu.Lock()
+		if !r.gone {
+			return r
+		}
+		r.mu.Unlock()
+	}
+}
+
+// newEpoch is a random positive number.
+func newEpoch() int64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return int64(binary.BigEndian.Uint64(b[:])>>1) | 1
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	select {
+	case <-s.closing:
+		refuse(w, http.StatusServiceUnavailable, "the tracker is being stopped")
+		return
+	default:
+	}
+	switch path.Base(r.URL.Path) {
+	case "announce":
+		s.serveAnnounce(w, r)
+	case "scrape":
+		s.serveScrape(w, r)
+	case "plan":
+		s.servePlan(w, r)
+	case "stats":
+		s.serveStats(w)
+	case "healthz":
+		w.Header().Set("Content-Type", "text/plain")
+		io.WriteString(w, "ok\n")
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// send writes a bencoded reply with its length, so that it leaves in one write.
+func send(w http.ResponseWriter, status int, body []byte) {
+	w.Header()["Content-Type"] = []string{"text/plain"} // BEP 3
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(status)
+	w.Write(body)
+}
+
+func refuse(w http.ResponseWriter, status int, reason string) {
+	send(w, status, appendFailure(nil, reason))
+}
+
+// whence is the address at which the sender can be reached: what it says when it comes from this machine or a
+// private network (it knows better, and could do no harm that it cannot do anyway), else what we see.
+func whence(r *http.Request, claimed string, port uint16) (netip.AddrPort, error) {
+	seen, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%w: remote address %s", blob.ErrInvalid, shown(r.RemoteAddr))
+	}
+	ip := seen.Addr().Unmap().WithZone("")
+	if claimed != "" && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()) {
+		said, err := netip.ParseAddr(claimed)
+		if err == nil && !said.IsUnspecified() && !said.IsMulticast() {
+			ip = said.Unmap().WithZone("")
+		}
+	}
+	return netip.AddrPortFrom(ip, port), nil
+}
+
+func (s *Server) serveAnnounce(w http.ResponseWriter, r *http.Request) {
+	s.announces.Add(1)
+	q, err := parseAnnounce(r.URL.RawQuery)
+	var addr netip.AddrPort
+	if err == nil {
+		addr, err = whence(r, q.ip, q.port)
+	}
+	if err != nil {
+		s.refused.Add(1)
+		refuse(w, http.StatusOK, err.Error())
+		return
+	}
+	room := s.room(q.key, q.event != "stopped")
+	if room == nil {
+		if q.event == "stopped" {
+			send(w, http.StatusOK, (&announceReply{interval: s.interval}).append(nil, q.compact))
+			return
+		}
+		refuse(w, http.StatusOK, errFull.Error())
+		return
+	}
+	reply, err := room.swarm.announce(time.Now(), q, addr)
+	room.wake()
+	room.mu.Unlock()
+	if err != nil {
+		refuse(w, http.StatusOK, err.Error())
+		return
+	}
+	send(w, http.StatusOK, reply.append(nil, q.compact))
+}
+
+func (s *Server) serveScrape(w http.ResponseWriter, r *http.Request) {
+	var keys []key
+	err := eachParam(r.URL.RawQuery, func(k, v string) error {
+		if k != "info_hash" {
+			return nil
+		}
+		if len(v) != 20 || len(keys) == maxScrape {
+			return fmt.Errorf("%w: scrape wants at most %d info_hash of 20 bytes", blob.ErrInvalid, maxScrape)
+		}
+		keys = append(keys, key([]byte(v)))
+		return nil
+	})
+	if err == nil && len(keys) == 0 {
+		err = fmt.Errorf("%w: scrape without info_hash: this tracker does not list all it knows", blob.ErrDenied)
+	}
+	if err != nil {
+		s.refused.Add(1)
+		refuse(w, http.StatusOK, err.Error())
+		return
+	}
+	slices.SortFunc(keys, func(a, b key) int { return slices.Compare(a[:], b[:]) })
+	b := append(appendString([]byte{'d'}, "files"), 'd')
+	for _, k := range slices.Compact(keys) {
+		room := s.room(k, false)
+		if room == nil {
+			continue
+		}
+		complete, incomplete := room.swarm.count()
+		downloaded := room.swarm.downloaded
+		room.mu.Unlock()
+		b = append(appendString(b, k[:]), 'd')
+		b = appendInt(appendString(b, "complete"), complete)
+		b = appendInt(appendString(b, "downloaded"), downloaded)
+		b = appendInt(appendString(b, "incomplete"), incomplete)
+		b = append(b, 'e')
+	}
+	send(w, http.StatusOK, append(b, 'e', 'e'))
+}
+
+func (s *Server) servePlan(w http.ResponseWriter, r *http.Request) {
+	s.plans.Add(1)
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		refuse(w, http.StatusBadRequest, "plan is a POST")
+		return
+	}
+	body, err := readBody(http.MaxBytesReader(w, r.Body, maxBody), r.ContentLength)
+	var q *planRequest
+	if err == nil {
+		q, err = parsePlanRequest(body)
+	}
+	var addr netip.AddrPort
+	if err == nil {
+		addr, err = whence(r, q.ip, q.port)
+	}
+	if err != nil {
+		s.refused.Add(1)
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	room := s.room(q.key, !q.stop)
+	if room == nil && !q.stop {
+		refuse(w, http.StatusServiceUnavailable, errFull.Error())
+		return
+	}
+	var reply *planReply
+	if room != nil {
+		reply, err = s.exchange(room, w, r, q, addr)
+		room.mu.Unlock()
+	} else {
+		reply = &planReply{epoch: 1, resync: true}
+	}
+	switch {
+	case errors.Is(err, errGeometry):
+		s.refused.Add(1)
+		refuse(w, http.StatusConflict, err.Error())
+	case err != nil:
+		refuse(w, http.StatusServiceUnavailable, err.Error())
+	default:
+		send(w, http.StatusOK, reply.append(make([]byte, 0, 256+len(reply.roots)*rootLen+len(reply.peers)*peerLen)))
+	}
+}
+
+// readBody reads a request; size is what it announces, or -1.
+func readBody(r io.Reader, size int64) ([]byte, error) {
+	if size < 0 || size > maxBody {
+		size = 512
+	}
+	b := make([]byte, 0, size+1)
+	for {
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: request body: %v", blob.ErrInvalid, err)
+		}
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+	}
+}
+
+// exchange applies a request and waits for news when it is a poll. It is called, and returns, with the room
+// locked.
+func (s *Server) exchange(room *room, w http.ResponseWriter, r *http.Request, q *planRequest, addr netip.AddrPort) (*planReply, error) {
+	stranger := &planReply{epoch: room.swarm.epoch, resync: true}
+	n, err := room.swarm.report(time.Now(), q, addr)
+	defer room.wake()
+	if errors.Is(err, errStranger) {
+		return stranger, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if hard, _ := room.swarm.news(n); q.wait > 0 && !hard {
+		s.hold(room, n, w, r, q.wait)
+		if room.swarm.byID[q.peer] != n.member || n.member.plan != n {
+			return stranger, nil
+		}
+	}
+	return room.swarm.reply(n), nil
+}
+
+// hold keeps a poll until there is hard news for n, or soft news have settled, or wait is over, or one of
+// both sides leaves. It is called, and returns, with the room locked.
+func (s *Server) hold(room *room, n *node, w http.ResponseWriter, r *http.Request, wait time.Duration) {
+	// The owner's server may bound how long a handler takes to write; a poll has reason to take longer.
+	// A server without deadlines, or a recorder in a test, says so and is fine too.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 10*time.Second))
+	if before := room.waiting[n]; before != nil {
+		signal(before.hard) // a node polls once: the older poll is answered
+	}
+	me := &waiter{make(chan struct{}, 1), make(chan struct{}, 1)}
+	room.waiting[n] = me
+	room.swarm.poll(time.Now(), n, 1)
+	_, soft := room.swarm.news(n)
+	if soft {
+		signal(me.soft)
+	}
+	room.wake() // for others
+	// Roots, peers and leases of others come in bursts; told together they cost one reply. The more nodes
+	// there are, the longer a burst: 50 µs a node keep the tracker below 20 000 replies a second.
+	settle := min(2*time.Millisecond+50*time.Microsecond*time.Duration(len(room.swarm.nodes)), 100*time.Millisecond)
+	room.mu.Unlock()
+
+	end, soon := time.NewTimer(wait), time.NewTimer(settle)
+	defer end.Stop()
+	defer soon.Stop()
+	soon.Stop()
+	for {
+		told := false
+		select {
+		case <-me.soft:
+			soon.Reset(settle)
+			continue
+		case <-soon.C:
+			told = true
+		case <-me.hard:
+			told = true
+		case <-end.C:
+		case <-r.Context().Done():
+		case <-s.closing:
+		}
+		room.mu.Lock()
+		if !told || room.waiting[n] != me {
+			break
+		}
+		if hard, soft := room.swarm.news(n); hard || soft {
+			break
+		}
+		room.mu.Unlock() // a report of the same node has been told everything meanwhile
+	}
+	if room.waiting[n] == me {
+		delete(room.waiting, n)
+	}
+	room.swarm.poll(time.Now(), n, -1)
+}

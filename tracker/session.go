@@ -1,0 +1,311 @@
+package tracker
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// Store is what a Session needs of the local blob. Its methods are safe for concurrent use and do not block for
+// long.
+type Store interface {
+	// Pieces is a bitmap of the complete pieces: word i, bit j is piece i*64+j.
+	Pieces() []uint64
+	PieceComplete(piece uint32) bool
+	// OnPiece calls f whenever a piece becomes complete, until cancel is called. Its root is known by then
+	// when it ever will be.
+	OnPiece(f func(piece uint32)) (cancel func())
+	// Root is the root of a piece, with Unknown when there is none.
+	Root(piece uint32) (blob.Hash, blob.Trust)
+	// Roots yields the roots that are trusted min or higher.
+	Roots(min blob.Trust) iter.Seq2[uint32, blob.Hash]
+	// SetRoot keeps a root; ErrCorrupt when it contradicts one of equal or higher trust.
+	SetRoot(piece uint32, root blob.Hash, t blob.Trust) error
+	// DropClaim forgets what was Claimed about a piece.
+	DropClaim(piece uint32)
+}
+
+// State says how far the tracker can be counted on.
+type State int32
+
+const (
+	// None: there is no scheduler: no tracker is configured, or only ones that do not plan (BEP 3 alone).
+	None State = iota
+	// Dead: the last exchange failed, or none has succeeded yet.
+	Dead
+	// Solo: nobody else is in this swarm. Read from the origin what you like.
+	Solo
+	// Shared: others are here too. Read from the origin what is Mine.
+	Shared
+)
+
+// String is the word used in status and logs.
+func (s State) String() string {
+	return [...]string{"none", "dead", "solo", "shared"}[min(max(s, None), Shared)]
+}
+
+// SessionOptions configures a Session. Key, PeerID, Geometry and Store are required.
+type SessionOptions struct {
+	// Trackers are announce URLs ("http://host:port/announce"; a bare "http://host:port" gets /announce). The
+	// first one that answers is used; a later one only while those before it fail.
+	Trackers []string
+	Key      [20]byte // of the swarm: see [blob.ID.Key]
+	PeerID   [20]byte
+	Port     int    // of our peer wire; 0: cannot be reached
+	IP       string // where others reach us; "": the address that the tracker sees
+	Geometry blob.Geometry
+	Log      *slog.Logger // nil: discard
+	Client   *http.Client // nil: an own one that keeps connections alive
+	Store    Store
+	Strict   bool // do not accept Claimed roots; every piece is read from the origin, and is Mine
+
+	// Called one at a time from the session's goroutine; nil: not called. They must not call Close.
+	OnPeers func([]netip.AddrPort) // peers that were not told before
+	OnRoots func()                 // Store has got roots, or lost some
+	OnPlan  func()                 // State, Mine or Held may have changed
+}
+
+// Timing of a session; each bound is a compromise between latency and exchanges per second.
+const (
+	pollWait      = 10 * time.Second       // how long the tracker may hold a poll
+	exchangeLimit = 3 * time.Second        // for an exchange, beyond the wait
+	dialLimit     = time.Second            // for a connection
+	wishDelay     = 15 * time.Millisecond  // between wishes that nobody is blocked on
+	urgentGap     = 2 * time.Millisecond   // between urgent wishes: ≤ 500 exchanges/s, 7 % of a core
+	reportGap     = 5 * time.Millisecond   // between reports of pieces; the first of a burst goes at once
+	firstRetry    = 100 * time.Millisecond // backoff after all trackers failed …
+	lastRetry     = 5 * time.Second        // … and where it stops growing
+	stopLimit     = time.Second            // for saying goodbye
+	homeAfter     = 30 * time.Second       // how often a session on a later tracker looks for the first
+)
+
+// Session speaks with the tracker about one blob: it reports what is here, fetches roots, peers and leases, and
+// answers from memory. All methods are safe for concurrent use; none but First and Close blocks.
+type Session struct {
+	o      SessionOptions
+	log    *slog.Logger
+	client *http.Client
+	own    bool // client is ours to close
+	urls   []endpoint
+	pieces uint32
+
+	view   atomic.Pointer[view] // what State, Mine and Held answer
+	kick   chan struct{}        // the outbox has something
+	first  chan struct{}        // closed after the first answer, or after every tracker failed once
+	cancel context.CancelFunc
+	done   sync.WaitGroup // the session's goroutine
+	closed sync.Once
+
+	mu     sync.Mutex // guards what follows; innermost, never held over a call out of here
+	out    outbox
+	status Status
+
+	// Owned by the session's goroutine.
+	epoch, gen, agreed int64 // of the last reply; agreed is its end of the claim log
+	seq                int64
+	dropped            map[uint32]bool // disputed pieces that have been dropped
+	retell             []uint32        // pieces whose root contradicts the tracker's
+	backlog            []*planRequest  // the rest of a full report
+}
+
+// view is an immutable answer to State, Mine and Held.
+type view struct {
+	state      State
+	mine, held []blob.Run // sorted
+	ttl        time.Duration
+}
+
+// outbox collects what is to be sent.
+type outbox struct {
+	live          bool // a tracker knows us: keep what happens. Else a full report will say it all
+	urgent, ahead []blob.Run
+	hurry         bool // somebody is blocked on a piece that has not been asked for
+	changed       bool // the wish is not what was sent
+	complete      []uint32
+}
+
+// Status is what there is to know about a session.
+type Status struct {
+	URL       string    `json:"url"` // of the tracker in use, or tried last
+	State     string    `json:"state"`
+	Nodes     int       `json:"nodes"` // live nodes that plan, this one included
+	Peers     int       `json:"peers"` // addresses told so far
+	Leases    int       `json:"leases"`
+	Exchanges int64     `json:"exchanges"` // that succeeded
+	LastReply time.Time `json:"last_reply"`
+	LastError string    `json:"last_error,omitempty"`
+}
+
+// NewSession starts a session; Close ends it.
+func NewSession(o SessionOptions) *Session {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Session{
+		o: o, log: o.Log, client: o.Client, pieces: o.Geometry.Pieces(),
+		kick: make(chan struct{}, 1), first: make(chan struct{}), cancel: cancel,
+		// A restarted process that keeps its peer id goes on above what the tracker has seen.
+		seq: time.Now().UnixMicro(), dropped: map[uint32]bool{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var bad error
+	for _, raw := range o.Trackers {
+		e, err := parseEndpoint(raw)
+		if err != nil {
+			s.log.Warn("tracker is not used", "err", err)
+			bad = err
+			continue
+		}
+		s.urls = append(s.urls, e)
+	}
+	if len(s.urls) == 0 {
+		if bad != nil {
+			s.status.LastError = bad.Error()
+		}
+		s.view.Store(&view{state: None})
+		close(s.first)
+		return s
+	}
+	s.view.Store(&view{state: Dead})
+	s.status.URL = s.urls[0].shown
+	if s.client == nil {
+		s.own = true
+		dialer := net.Dialer{Timeout: dialLimit}
+		s.client = &http.Client{Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSHandshakeTimeout: 2 * dialLimit,
+			MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true, ForceAttemptHTTP2: true,
+		}}
+	}
+	s.done.Go(func() { s.run(ctx) })
+	return s
+}
+
+// First waits until the first plan has come, or until every tracker of the list has failed once. It returns an
+// error only when ctx ends first: what to do is State's to say.
+func (s *Session) First(ctx context.Context) error {
+	select {
+	case <-s.first:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// State says how far the tracker can be counted on. Lock-free.
+func (s *Session) State() State { return s.view.Load().state }
+
+// Mine reports whether this node may read a piece from the origin though the swarm is Shared: it holds the
+// lease. Lock-free.
+func (s *Session) Mine(piece uint32) bool {
+	v := s.view.Load()
+	return v.state >= Solo && (s.o.Strict || within(v.mine, piece))
+}
+
+// Held reports whether another node holds the lease of a piece that is in this node's wish. Neither Mine nor
+// Held: the tracker has not answered yet, or some node has the piece, or nobody has asked for it. Lock-free.
+func (s *Session) Held(piece uint32) bool {
+	v := s.view.Load()
+	return v.state == Shared && !s.o.Strict && within(v.held, piece)
+}
+
+// within reports whether sorted runs contain piece i.
+func within(sorted []blob.Run, i uint32) bool {
+	at, found := slices.BinarySearchFunc(sorted, i, func(r blob.Run, i uint32) int {
+		switch {
+		case r.Contains(i):
+			return 0
+		case r.First > i:
+			return 1
+		}
+		return -1
+	})
+	return found && sorted[at].Contains(i)
+}
+
+// Want replaces the wish: runs of pieces that this node would read from the origin, most urgent first. urgent
+// names those that somebody is blocked on. A new piece in urgent is asked for at once, every other change
+// travels within 20 ms. At most 64 urgent runs and 256 ahead are sent. Want does not keep the slices.
+func (s *Session) Want(urgent, ahead []blob.Run) {
+	v := s.view.Load()
+	if v.state == None {
+		return
+	}
+	urgent, ahead = urgent[:min(len(urgent), maxUrgent)], ahead[:min(len(ahead), maxAhead)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &s.out
+	same := slices.Equal(urgent, b.urgent)
+	if same && slices.Equal(ahead, b.ahead) {
+		return
+	}
+	if !same && !b.hurry && v.state != Solo {
+		b.hurry = asksNew(urgent, b.urgent, v)
+	}
+	b.urgent, b.ahead = append(b.urgent[:0:0], urgent...), append(b.ahead[:0:0], ahead...)
+	if b.changed && !b.hurry {
+		return // the goroutine knows
+	}
+	b.changed = true
+	signal(s.kick)
+}
+
+// asksNew reports whether urgent names a piece that was not in before and about which nothing is known.
+func asksNew(urgent, before []blob.Run, v *view) bool {
+	for _, r := range urgent {
+		for i := r.First; i < r.End(); i++ {
+			if !inRuns(before, i) && !within(v.mine, i) && !within(v.held, i) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// completed is Store's call: a piece has become complete.
+func (s *Session) completed(piece uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &s.out
+	if !b.live {
+		return
+	}
+	if len(b.complete) == 0 {
+		signal(s.kick)
+	}
+	b.complete = append(b.complete, piece)
+}
+
+// Status returns a snapshot.
+func (s *Session) Status() Status {
+	v := s.view.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.State = v.state.String()
+	for _, r := range v.mine {
+		st.Leases += int(r.Count)
+	}
+	return st
+}
+
+// Close tells the tracker that this node leaves, within a second, and waits for the session's goroutines. No
+// callback runs after it. The state is Dead from then on (None stays None).
+func (s *Session) Close() error {
+	s.closed.Do(func() {
+		s.cancel()
+		s.done.Wait()
+		if s.own {
+			s.client.CloseIdleConnections()
+		}
+	})
+	return nil
+}
