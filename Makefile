@@ -37,7 +37,7 @@ race: ## all unit tests under the race detector (needs gcc)
 fuzz: ## every fuzz target there is, FUZZTIME (60s) each; PKG=./blob for one package
 	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' bash tools/fuzz.sh $(if $(filter file,$(origin PKG)),./...,$(PKG))
 
-bench: ## whole-system benchmarks beside rivals; BENCH=regexp, PKG=./blob for another package
+bench: ## whole system beside rivals; BENCH=regexp, BENCH_SIZE=1GiB, PKG=./blob for another package
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
 
 bench-rivals: ## install what the benchmarks compare with (Debian, root)

@@ -102,7 +102,7 @@ var badTexts = []struct {
 	re  *regexp.Regexp
 	why string
 }{
-	{regexp.MustCompile("/wo" + `rk/|/ro` + `ot/\w|/ho` + `me/\w+/|/Us` + `ers/\w`), "a path of one machine: use a temporary or relative one"},
+	{regexp.MustCompile("/wo" + `rk/|/ro` + `ot/\w|/ho` + `me/\w{2,}/|/Us` + `ers/\w`), "a path of one machine: use a temporary or relative one"},
 	{regexp.MustCompile(`\b(DES` + `IGN|CONTR` + `ACTS|ISS` + `UE2)\b|\b(STY` + `LE|WI` + `RE|PEE` + `RS|SEE` + `DS)\.md`), "a paper that is not in this repository: say it here, or refer to docs/"},
 }
 

@@ -173,7 +173,11 @@ func (s *Store) Remove(id blob.ID) error {
 // drop deletes the folder of a closed entry whose change lock is held and returns the bytes it gave back.
 // The folder gets its temporary name first, so a crash leaves either all of the blob or an orphan.
 func (s *Store) drop(e *entry) (int64, error) {
-	tmp := filepath.Join(s.dir, tmpPrefix+"rm-"+filepath.Base(e.dir))
+	// Numbered: the same blob may be created, and removed again, before the files of this one are gone.
+	tmp := filepath.Join(s.dir, fmt.Sprint(tmpPrefix, "rm-", s.removals.Add(1), "-", filepath.Base(e.dir)))
+	if err := os.RemoveAll(tmp); err != nil { // left by an earlier process, when it could not be swept
+		return 0, fmt.Errorf("remove %s from the cache: %w", e.id, err)
+	}
 	if err := os.Rename(e.dir, tmp); err != nil && !os.IsNotExist(err) {
 		return 0, fmt.Errorf("remove %s from the cache: %w", e.id, err)
 	}

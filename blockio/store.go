@@ -30,7 +30,8 @@ type Store struct {
 	lock  *os.File
 	boot  [16]byte
 
-	used atomic.Int64 // bytes of present blocks, reservations of running Puts included
+	used     atomic.Int64  // bytes of present blocks, reservations of running Puts included
+	removals atomic.Uint64 // numbers the temporary names of what is being removed
 
 	evicting sync.Mutex // one eviction at a time
 
@@ -58,8 +59,8 @@ type entry struct {
 	present int64 // bytes present, while closed
 	use     use
 	turn    time.Time // place in its eviction queue: last open, or when it got another round
-	ready   bool // files exist and were read; false while it is being created
-	gone    bool // removed: look the id up again
+	ready   bool      // files exist and were read; false while it is being created
+	gone    bool      // removed: look the id up again
 }
 
 // ErrLocked is wrapped by [Open] when another process uses the folder.
@@ -112,10 +113,11 @@ func lockDir(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w: the cache needs a file system with flock", name, err)
 	}
-	if err := f.Truncate(0); err == nil {
-		_, err = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
+	// The pid is only for people: without it the lock holds all the same.
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
 	}
-	return f, nil // the pid is only for people: without it the lock holds all the same
+	return f, nil
 }
 
 // load reads what is in the folder.

@@ -32,15 +32,19 @@ func TestTwoNodesTogetherReadTheOriginOnce(t *testing.T) {
 	for _, p := range sums {
 		mustSum(t, p, file)
 	}
+	var exchanged int64
 	for name, n := range map[string]*e2etest.Node{"a": a, "b": b} {
 		m := n.MountStatus("")
+		exchanged += m.FromPeers
 		t.Logf("node %s: %s from peers, %s from the origin", name, e2etest.MiB(m.FromPeers), e2etest.MiB(m.FromOrigin))
 		if m.Errors != 0 {
 			t.Errorf("node %s: %d reads failed", name, m.Errors)
 		}
-		if m.FromPeers == 0 {
-			t.Errorf("node %s had nothing from its peer: the two did not split the file", name)
-		}
+	}
+	// Who is a little ahead fetches more from the origin; together each byte comes from there once and from the
+	// other node once.
+	if exchanged*100 < file.Size*90 {
+		t.Errorf("the two nodes exchanged only %s of %s", e2etest.MiB(exchanged), e2etest.MiB(file.Size))
 	}
 	a.Stop()
 	b.Stop()

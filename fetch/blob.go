@@ -7,9 +7,8 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/blockio"
@@ -291,18 +290,19 @@ func (b *Blob) recentFailure(run blob.Run, now time.Time) error {
 	return err
 }
 
-// WriteTo writes hdr and the n present bytes at off to fd with one writev(2). blob.ErrAbsent means that they
+// WriteTo writes hdr and the n present bytes at off to fd with one system call, as /dev/fuse demands. blob.ErrAbsent means that they
 // are not, or no longer, present.
 func (b *Blob) WriteTo(fd int, hdr []byte, off int64, n int) (int, error) {
 	m, err := b.store.WriteTo(fd, hdr, off, n)
 	if err == nil || b.unkept.Load() == 0 || !errors.Is(err, blob.ErrAbsent) {
 		return m, err
 	}
-	p := make([]byte, n)
-	if err := b.copyPresent(p, off); err != nil {
+	p := make([]byte, len(hdr)+n)
+	copy(p, hdr)
+	if err := b.copyPresent(p[len(hdr):], off); err != nil {
 		return 0, err
 	}
-	return unix.Writev(fd, [][]byte{hdr, p})
+	return syscall.Write(fd, p)
 }
 
 // copyPresent fills p from kept and transient blocks.

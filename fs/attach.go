@@ -97,12 +97,16 @@ func attachHelper(ctx context.Context, dir string, options []string, source stri
 // helperError turns what fusermount3 printed into one line that says what to do.
 func helperError(dir, text string, err error) error {
 	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
-	text = strings.TrimPrefix(text, "fusermount3: ")
+	if _, after, ok := strings.Cut(text, "fusermount3: "); ok {
+		text = after
+	}
 	switch {
 	case strings.Contains(text, "user_allow_other"):
 		return fmt.Errorf("%w: %s; add the line user_allow_other to /etc/fuse.conf or leave out --allow-other", ErrPrerequisite, text)
 	case strings.Contains(text, "write access") || strings.Contains(text, "bad mount point"):
 		return fmt.Errorf("%w: %s; choose a directory of your own", ErrMountPoint, text)
+	case strings.Contains(text, "failed to open "+deviceFuse):
+		return fmt.Errorf("%w: %s; run as root: chmod 666 %s", ErrPrerequisite, text, deviceFuse)
 	case strings.Contains(text, "Operation not permitted"):
 		return fmt.Errorf("%w: fusermount3 is not setuid root (%s); run: chmod u+s $(command -v fusermount3)", ErrPrerequisite, text)
 	case strings.Contains(text, "too many FUSE filesystems"):

@@ -58,12 +58,11 @@ func (s *syncBuffer) String() string {
 // bytes come by themselves at once.
 type setup struct {
 	serverConfig
-	size       int64 // default 4 MiB + 4321
-	credential *syscall.Credential
-	hold       bool // bytes do not come by themselves
-	noPass     bool
-	binary     string
-	data       string // a file with the content; default: made
+	size    int64 // default 4 MiB + 4321
+	hold    bool  // bytes do not come by themselves
+	noPass  bool
+	binary  string   // the server; default: this test
+	wrapper []string // program and arguments that run it
 }
 
 // serve mounts in a child process and fails the test if that does not work.
@@ -119,11 +118,13 @@ func tryServe(t testing.TB, s setup) *mounted {
 	if binary == "" {
 		binary = testBinary(t)
 	}
-	m.cmd = exec.Command(binary)
+	args := append(s.wrapper, binary)
+	m.cmd = exec.Command(args[0], args[1:]...)
 	m.cmd.Dir = "/"
-	m.cmd.Env = append(os.Environ(), roleEnv+"=server")
+	// The race detector sleeps for a second at exit unless told otherwise.
+	m.cmd.Env = append(os.Environ(), roleEnv+"=server", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	m.cmd.Stderr = m.stderr
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: s.credential}
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdin, err := m.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ const (
 
 // keep runs until the connection is dead.
 func (m *Mounted) keep() {
+	var gaveUp orphan
 	tick := time.NewTicker(keeperTick)
 	defer tick.Stop()
 	for {
@@ -29,7 +30,7 @@ func (m *Mounted) keep() {
 		case <-m.nudge:
 		}
 		for m.lot.len() > 0 {
-			m.sweep(time.Now())
+			m.sweep(time.Now(), &gaveUp)
 			select {
 			case <-m.dead:
 				return
@@ -48,9 +49,20 @@ func (m *Mounted) wakeKeeper() {
 	}
 }
 
+// orphan is the last read that was given up after an unmount. When readahead fails, the kernel asks at once for
+// the single page that somebody wants of it, which must not wait as long again.
+type orphan struct {
+	off, end int64
+	at       time.Time
+}
+
+func (o orphan) covers(p *parked, now time.Time) bool {
+	return now.Sub(o.at) < time.Second && p.off >= o.off && p.off < o.end
+}
+
 // sweep gives up reads that nobody waits for: those whose reader was killed after an earlier, harmless signal,
 // and those that would keep an unmounted file system from going away.
-func (m *Mounted) sweep(now time.Time) {
+func (m *Mounted) sweep(now time.Time, gaveUp *orphan) {
 	wait := time.Duration(-1)
 	if m.table.gone() {
 		wait = orphanWait
@@ -62,7 +74,8 @@ func (m *Mounted) sweep(now time.Time) {
 		if p.interrupted.Load() {
 			m.giveUpKilled(p)
 		}
-		if wait >= 0 && now.Sub(p.since) >= wait && m.blob.Cancel(p) {
+		if wait >= 0 && (now.Sub(p.since) >= wait || gaveUp.covers(p, now)) && m.blob.Cancel(p) {
+			*gaveUp = orphan{p.off, p.off + int64(p.n), now}
 			m.failRead(p.fd, p.unique, p.off, p.n, fmt.Errorf("%w: %s was unmounted", blob.ErrClosed, m.dir))
 			p.done()
 		}

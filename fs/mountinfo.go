@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,52 +100,36 @@ func topAt(table []MountInfo, dir string) (MountInfo, bool) {
 	return MountInfo{}, false
 }
 
-// presence watches whether one mount is still in the mount table.
+// presence watches whether one mount is still in the mount table. It is used by one goroutine at a time.
 type presence struct {
-	dev string
-
-	mu   sync.Mutex
-	f    *os.File // guarded by mu; the kernel remembers per open file what it has already told
-	left bool     // guarded by mu
+	dev  string
+	fd   int // of the mount table: the kernel remembers per open file which changes it has told of
+	left bool
 }
 
-// watch opens the mount table for a mount whose device number is dev.
+// watch opens the mount table for a mount whose device number is dev. The descriptor is not an os.File, because
+// Go's poller would take the news that are meant for us.
 func watch(dev string) (*presence, error) {
-	f, err := os.Open(mountInfoPath)
+	fd, err := unix.Open(mountInfoPath, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%w: cannot watch the mount table: %w", ErrPrerequisite, err)
+		return nil, fmt.Errorf("%w: cannot watch the mount table: %w; mount proc on /proc", ErrPrerequisite, err)
 	}
-	return &presence{dev: dev, f: f}, nil
+	return &presence{dev: dev, fd: fd}, nil
 }
 
 // gone reports that the mount is not in the table any more. While nothing changes it costs one poll(2).
 func (p *presence) gone() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.left || p.f == nil {
+	if p.left {
 		return true
 	}
-	// proc_pid_mounts(5): a change of the table is a priority event.
-	fds := []unix.PollFd{{Fd: int32(p.f.Fd()), Events: unix.POLLPRI}}
+	// proc_pid_mounts(5): a change of the table is a priority event, told once.
+	fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLPRI}}
 	if n, err := unix.Poll(fds, 0); err != nil || n == 0 {
 		return false
 	}
 	table, err := mountTable()
-	if err != nil {
-		return false
-	}
-	for _, i := range table {
-		if i.Dev == p.dev {
-			return false
-		}
-	}
-	p.left = true
-	return true
+	p.left = err == nil && !slices.ContainsFunc(table, func(i MountInfo) bool { return i.Dev == p.dev })
+	return p.left
 }
 
-func (p *presence) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.f.Close()
-	p.f = nil
-}
+func (p *presence) close() { unix.Close(p.fd) }

@@ -29,7 +29,7 @@ func (m *mounted) read(mode string, off int64) *reader {
 	r := &reader{t: m.t}
 	r.cmd = exec.Command(testBinary(m.t), mode, m.path, fmt.Sprint(off))
 	r.cmd.Dir = "/"
-	r.cmd.Env = append(os.Environ(), roleEnv+"=reader")
+	r.cmd.Env = append(os.Environ(), roleEnv+"=reader", "GORACE=atexit_sleep_ms=0")
 	r.cmd.Stderr = os.Stderr
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := r.cmd.StdoutPipe()

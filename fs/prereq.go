@@ -31,6 +31,9 @@ func Prerequisites() []Problem {
 		problems = append(problems, Problem{"the mount table " + mountInfoPath + " cannot be read", "mount proc on /proc"})
 	}
 	if !canMount() {
+		if err := unix.Access(deviceFuse, unix.R_OK|unix.W_OK); errors.Is(err, unix.EACCES) {
+			problems = append(problems, Problem{deviceFuse + " may be opened by root only", "run as root: chmod 666 " + deviceFuse})
+		}
 		helper, err := fusermount()
 		if err != nil {
 			problems = append(problems, Problem{"not root and no fusermount3 in PATH",

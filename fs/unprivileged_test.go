@@ -2,15 +2,19 @@ package fs
 
 import (
 	"context"
-	"io"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // nobody is a user without any privilege.
@@ -27,42 +31,45 @@ func asNobody(t testing.TB, args ...string) ([]byte, error) {
 	return cmd.CombinedOutput()
 }
 
-// publicBinary is the test binary where everybody may execute it.
-var publicBinary = sync.OnceValues(func() (string, error) {
+// publicBinary is the test binary where everybody may execute it; TestMain removes it.
+var publicBinary = sync.OnceValues(func() (path string, err error) {
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
 	dir, err := os.MkdirTemp("", "pantala-fs-")
 	if err != nil {
 		return "", err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	from, err := os.Open(self)
-	if err != nil {
-		return "", err
-	}
-	defer from.Close()
-	path := filepath.Join(dir, "fs.test")
-	to, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		return "", err
-	}
-	if _, err := io.Copy(to, from); err != nil {
-		return "", err
-	}
-	return path, os.Chmod(dir, 0o755)
+	publicDir = dir
+	path = filepath.Join(dir, "fs.test")
+	return path, errors.Join(os.WriteFile(path, self, 0o755), os.Chmod(dir, 0o755))
 })
 
-// serveAsNobody mounts as another user, in a directory of that user.
-func serveAsNobody(t *testing.T, s setup) *mounted {
+var publicDir string
+
+// needNobody is needFUSE for mounts of another user.
+func needNobody(t *testing.T) {
 	t.Helper()
 	needFUSE(t)
-	if _, err := fusermount(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
+	for _, name := range []string{"fusermount3", "unshare", "setpriv", "nsenter", "mount"} {
+		if _, err := exec.LookPath(name); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
 		}
-		t.Skip(err)
 	}
+}
+
+// asUser are the arguments that run a program as nobody.
+var asUser = []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
+
+// serveAsNobody mounts as another user, in a directory of that user and in a mount namespace of its own: there
+// /dev/fuse is open to everybody, as it is on most machines, whatever it is on this one.
+func serveAsNobody(t *testing.T, s setup) *mounted {
+	t.Helper()
+	needNobody(t)
 	binary, err := publicBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -72,14 +79,26 @@ func serveAsNobody(t *testing.T, s setup) *mounted {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
-	s.Dir = filepath.Join(home, "mnt")
-	if s.Options.AsFile {
-		err = os.WriteFile(s.Dir, nil, 0o644)
-	} else {
-		err = os.Mkdir(s.Dir, 0o755)
-	}
-	if err != nil {
+	device := filepath.Join(home, "fuse")
+	if err := unix.Mknod(device, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 229))); err != nil {
 		t.Fatal(err)
+	}
+	if err := os.Chmod(device, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if s.Dir == "" {
+		s.Dir = filepath.Join(home, "mnt")
+		if s.Options.AsFile {
+			err = os.WriteFile(s.Dir, nil, 0o644)
+		} else {
+			err = os.Mkdir(s.Dir, 0o755)
+		}
+		if err == nil {
+			err = os.Chown(s.Dir, int(nobody.Uid), int(nobody.Gid))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	if s.size == 0 {
 		s.size = 3<<20 + 1
@@ -88,13 +107,30 @@ func serveAsNobody(t *testing.T, s setup) *mounted {
 	if err := os.WriteFile(s.Data, content(s.size), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{home, s.Dir, s.Data} {
-		if err := os.Chown(path, int(nobody.Uid), int(nobody.Gid)); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Chown(home, int(nobody.Uid), int(nobody.Gid)); err != nil {
+		t.Fatal(err)
 	}
-	s.binary, s.credential = binary, nobody
+	s.binary = binary
+	s.wrapper = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c",
+		`mount --bind "$0" /dev/fuse && exec "$@"`, device}, asUser...)
 	return tryServe(t, s)
+}
+
+// inside runs a program in the mount namespace of the server.
+func (m *mounted) inside(args ...string) *exec.Cmd {
+	m.t.Helper()
+	args = append([]string{"nsenter", "--mount", "--target", strconv.Itoa(m.cmd.Process.Pid)}, args...)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// output runs inside, bounded by the watchdog.
+func (m *mounted) output(args ...string) (string, error) {
+	m.t.Helper()
+	out, err := m.inside(args...).Output()
+	return string(out), err
 }
 
 func TestUnprivileged(t *testing.T) {
@@ -108,26 +144,30 @@ func TestUnprivileged(t *testing.T) {
 		if m.first.Privileged || m.first.CanPass {
 			t.Errorf("%+v", m.first)
 		}
-		out, err := asNobody(t, "cat", m.path)
-		if err != nil || string(out) != string(m.want) {
+		user := func(args ...string) (string, error) { return m.output(append(asUser, args...)...) }
+		if out, err := user("cat", m.path); err != nil || out != string(m.want) {
 			t.Errorf("%v, %d bytes of %d", err, len(out), len(m.want))
 		}
-		if out, err := asNobody(t, "stat", "-f", "-c", "%b", m.path); err != nil || strings.TrimSpace(string(out)) != "769" {
+		if out, err := user("stat", "-c", "%u %g %a %s", m.path); err != nil || out != fmt.Sprintf("65534 65534 444 %d\n", len(m.want)) {
+			t.Errorf("stat: %v %s", err, out)
+		}
+		if out, err := user("stat", "-f", "-c", "%b", m.path); err != nil || out != "769\n" {
 			t.Errorf("statfs: %v %s", err, out)
 		}
-		if _, err := os.ReadFile(m.path); err == nil {
-			t.Error("root may read the mount of another user")
+		if out, err := m.output("cat", m.path); err == nil {
+			t.Errorf("root reads %d bytes of another user's mount", len(out))
 		}
 		m.ask(command{Op: "complete"}) // no passthrough: reads go on
-		if out, err := asNobody(t, "cat", m.path); err != nil || string(out) != string(m.want) {
+		if out, err := user("cat", m.path); err != nil || out != string(m.want) {
 			t.Errorf("complete: %v, %d bytes of %d", err, len(out), len(m.want))
 		}
 		if a := m.ask(command{Op: "unmount"}); a.Stats.PassthroughOpens != 0 {
 			t.Errorf("%+v", a.Stats)
 		}
-		if _, err := find(m.dir); err == nil {
-			t.Error("still mounted")
+		if out, err := m.output("cat", "/proc/self/mountinfo"); err != nil || strings.Contains(out, m.dir) {
+			t.Errorf("still mounted: %v %s", err, out)
 		}
+		m.ask(command{Op: "done"})
 	}
 }
 
@@ -136,30 +176,52 @@ func TestUnprivilegedKilledReader(t *testing.T) {
 	if m.first.Err != "" {
 		t.Fatal(m.first.Err)
 	}
-	cmd := exec.Command("dd", "iflag=direct", "if="+m.path, "of=/dev/null")
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: nobody, Pdeathsig: syscall.SIGKILL}
+	cmd := m.inside(append(asUser, "dd", "iflag=direct", "if="+m.path, "of=/dev/null")...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	m.until("a parked read", func(a answer) bool { return a.Waiting > 0 })
+	// In use: fusermount3 says so too.
+	if a := m.try(command{Op: "unmount"}); a.Class != "busy" {
+		t.Errorf("unmount: %+v", a)
+	}
 	cmd.Process.Kill()
 	(&reader{t: t, cmd: cmd}).dies()
+	m.ask(command{Op: "unmount"})
+}
+
+func TestUnprivilegedDetach(t *testing.T) {
+	m := serveAsNobody(t, setup{hold: true})
+	if m.first.Err != "" {
+		t.Fatal(m.first.Err)
+	}
+	cmd := m.inside(append(asUser, "dd", "iflag=direct", "if="+m.path, "of=/dev/null")...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	m.until("a parked read", func(a answer) bool { return a.Waiting > 0 })
+	m.ask(command{Op: "detach"})
+	if err := cmd.Wait(); err == nil {
+		t.Error("a parked read succeeded")
+	}
+	m.ask(command{Op: "done"})
 }
 
 func TestUnprivilegedMistakes(t *testing.T) {
-	m := serveAsNobody(t, setup{serverConfig: serverConfig{Options: Options{AllowOther: true}}})
-	if conf, _ := os.ReadFile("/etc/fuse.conf"); !strings.Contains("\n"+string(conf), "\nuser_allow_other") {
-		if m.first.Class != "prerequisite" || !strings.Contains(m.first.Err, "user_allow_other to /etc/fuse.conf") {
-			t.Errorf("allow_other: %+v", m.first)
+	t.Run("allow_other", func(t *testing.T) {
+		m := serveAsNobody(t, setup{serverConfig: serverConfig{Options: Options{AllowOther: true}}})
+		allowed := false
+		if conf, err := os.ReadFile("/etc/fuse.conf"); err == nil {
+			allowed = strings.Contains("\n"+string(conf), "\nuser_allow_other")
 		}
-	}
+		if allowed != (m.first.Err == "") {
+			t.Fatalf("%+v", m.first)
+		}
+		if !allowed && (m.first.Class != "prerequisite" || !strings.Contains(m.first.Err, "user_allow_other to /etc/fuse.conf")) {
+			t.Errorf("%+v", m.first)
+		}
+	})
 	t.Run("not ours", func(t *testing.T) {
-		needFUSE(t)
-		binary, err := publicBinary()
-		if err != nil {
-			t.Fatal(err)
-		}
 		dir, err := os.MkdirTemp("", "pantala-root-")
 		if err != nil {
 			t.Fatal(err)
@@ -168,11 +230,7 @@ func TestUnprivilegedMistakes(t *testing.T) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		data := filepath.Join(t.TempDir(), "data")
-		os.WriteFile(data, nil, 0o644)
-		os.Chmod(filepath.Dir(data), 0o755)
-		os.Chmod(filepath.Dir(filepath.Dir(data)), 0o755)
-		m := tryServe(t, setup{binary: binary, credential: nobody, serverConfig: serverConfig{Dir: dir, Data: data}})
+		m := serveAsNobody(t, setup{serverConfig: serverConfig{Dir: dir}})
 		if m.first.Class != "mountpoint" || !strings.Contains(m.first.Err, "no permission to mount on") {
 			t.Errorf("%+v", m.first)
 		}

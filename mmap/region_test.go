@@ -368,20 +368,54 @@ func BenchmarkReadAt4K(b *testing.B) {
 	}
 }
 
-// BenchmarkWriteTo is an answer of 1 MiB into a socket nobody copies out of: /dev/null takes it unread.
+// BenchmarkWriteTo sends a file of 64 MiB, in answers of 1 MiB, to a socket whose other end reads: from a map
+// whose pages are touched for the first time, as in a sequential read, and by pread and write.
 func BenchmarkWriteTo(b *testing.B) {
-	const size = 64 << 20
-	r := mapped(b, file(b, random(size)), size)
-	null, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
+	const size, answer = 64 << 20, 1 << 20
+	f := file(b, random(size))
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer null.Close()
-	fd, hdr := int(null.Fd()), make([]byte, 16)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := r.WriteTo(fd, hdr, 0, 1<<20); err != nil {
-			b.Fatal(err)
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		buf := make([]byte, answer)
+		for n := 1; n > 0; {
+			n, _ = unix.Read(fds[1], buf)
+		}
+	})
+	defer func() { unix.Close(fds[0]); reader.Wait(); unix.Close(fds[1]) }()
+	send := func(b *testing.B, some func(off int64, n int) (int, error)) {
+		for off := int64(0); off < size; {
+			n, err := some(off, answer-int(off%answer)) // a signal may cut a write to a socket short
+			if err != nil && !errors.Is(err, io.ErrShortWrite) {
+				b.Fatal(err)
+			}
+			off += int64(n)
 		}
 	}
+	b.Run("region", func(b *testing.B) {
+		b.SetBytes(size)
+		b.ReportAllocs()
+		for b.Loop() {
+			r, err := Map(f, size)
+			if err != nil {
+				b.Fatal(err)
+			}
+			send(b, func(off int64, n int) (int, error) { return r.WriteTo(fds[0], nil, off, n) })
+			r.Close()
+		}
+	})
+	b.Run("pread", func(b *testing.B) {
+		b.SetBytes(size)
+		buf := make([]byte, answer)
+		for b.Loop() {
+			send(b, func(off int64, n int) (int, error) {
+				if _, err := f.ReadAt(buf[:n], off); err != nil {
+					return 0, err
+				}
+				return unix.Write(fds[0], buf[:n])
+			})
+		}
+	})
 }

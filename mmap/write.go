@@ -13,6 +13,10 @@ import (
 // allocating. It returns what writev wrote, hdr included. The whole answer in one call is what /dev/fuse
 // demands; a socket may take less, which is io.ErrShortWrite with the count.
 //
+// Measured (6.18, 1 MiB answers into a socket, pages in memory but touched for the first time): 1.6 to 1.8 CPU
+// seconds for 5 GiB, both ends, where pread and write took 1.9 to 2.1. Asking for the pages before with
+// MADV_POPULATE_READ changed nothing that could be told from noise.
+//
 // The error wraps blob.ErrCorrupt when the file was truncated under the map (EFAULT); /dev/fuse has then
 // already failed the request with EIO and takes no other answer for it. Other errors wrap the errno.
 // The call blocks as writev on fd does, and Close waits for it.

@@ -57,7 +57,6 @@ func (n *Node) download(ctx context.Context, source string, o control.Options, l
 	if err != nil {
 		return nil, err
 	}
-	l.planned(ctx)
 	return &Download{n, l, f.digest, append(f.warnings, warnings...)}, nil
 }
 

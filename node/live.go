@@ -209,7 +209,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		j.torrent.AddPeers(f.peers...)
 		c.Peers = j.torrent
 		if j.session != nil && f.root.IsZero() {
-			c.Plan = plan{j.session}
+			c.Plan = l.plan(j.session, wake)
 		}
 	}
 	switch {
@@ -265,27 +265,33 @@ func advertised(a netip.AddrPort) string {
 }
 
 // plan is a tracker session as fetch sees it.
-type plan struct{ *tracker.Session }
+type plan struct {
+	*tracker.Session
+	pending *atomic.Bool // the first answer is still to come
+}
 
 var _ fetch.Planner = plan{}
 
-// Shared implements fetch.Planner.
-func (p plan) Shared() bool { return p.State() == tracker.Shared }
+// Shared implements fetch.Planner. As long as the tracker has not said whether others are there, they are:
+// otherwise nodes that start together would each read the beginning, and an eager one everything.
+func (p plan) Shared() bool { return p.pending.Load() || p.State() == tracker.Shared }
 
-// planWait is how long a new mount waits for the tracker's first answer, so that nodes that start together
-// split the origin's bytes from the first read on. On one network an answer takes a round trip; a tracker
-// that is further away, or dead, must not hold up the mount.
+// planWait is how long others are presumed to be there. On one network an answer takes a round trip; a tracker
+// that is further away, or dead, must not hold up bulk reads for longer than somebody would notice.
 const planWait = 250 * time.Millisecond
 
-// planned waits for the first plan.
-func (l *live) planned(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, planWait)
-	defer cancel()
-	for _, j := range l.joined() {
-		if j.session != nil {
-			j.session.First(ctx)
-		}
-	}
+// plan turns a session into a Planner and starts the wait for its first answer.
+func (l *live) plan(s *tracker.Session, wake func()) plan {
+	p := plan{s, new(atomic.Bool)}
+	p.pending.Store(true)
+	l.work.Go(func() {
+		ctx, cancel := context.WithTimeout(l.ctx, planWait)
+		defer cancel()
+		s.First(ctx)
+		p.pending.Store(false)
+		wake()
+	})
+	return p
 }
 
 // release gives a hold back; the last one closes the blob.

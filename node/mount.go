@@ -43,7 +43,7 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 	if !filepath.IsAbs(r.Dir) {
 		return reply, fmt.Errorf("%w directory %q: not an absolute path", blob.ErrInvalid, r.Dir)
 	}
-	want, err := digestOf(r.Digest)
+	want, err := ParseDigest(r.Digest)
 	if err != nil {
 		return reply, err
 	}
@@ -93,7 +93,6 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 	if check {
 		l.work.Go(func() { n.verifyLater(l.ctx, m, want) })
 	}
-	l.planned(ctx)
 	if ctx.Err() != nil { // the command that asked is gone: it would not know of the mount
 		n.detach(n.ctx, m, true)
 		<-m.gone
@@ -112,12 +111,17 @@ func (m *mount) path() string {
 	return filepath.Join(m.request.Dir, m.live.meta.Name)
 }
 
-// digestOf reads the digest of a request; zero when there is none.
-func digestOf(s string) (blob.Hash, error) {
+// ParseDigest reads the digest that somebody asks for, "sha256:<64 hex>"; zero when there is none. All zeroes
+// stand for "none" in this package and are nobody's digest, so they are refused rather than not checked.
+func ParseDigest(s string) (blob.Hash, error) {
 	if s == "" {
 		return blob.Hash{}, nil
 	}
-	return blob.ParseDigest(s)
+	h, err := blob.ParseDigest(s)
+	if err == nil && h.IsZero() {
+		err = fmt.Errorf("%w: digest %s is a placeholder: give the real one, or none", blob.ErrInvalid, s)
+	}
+	return h, err
 }
 
 // expect refuses a request whose command line asks for another node than this one.

@@ -49,7 +49,7 @@ func (n *Node) Share(ctx context.Context, r control.ShareRequest, progress func(
 
 // sharePath shares a local file in place.
 func (n *Node) sharePath(ctx context.Context, r control.ShareRequest, progress func(control.Progress)) (reply control.ShareReply, err error) {
-	want, err := digestOf(r.Digest)
+	want, err := ParseDigest(r.Digest)
 	if err != nil {
 		return reply, err
 	}
@@ -98,7 +98,6 @@ func (n *Node) sharePath(ctx context.Context, r control.ShareRequest, progress f
 	reply.Warnings = warnings
 	m.Peers = n.peerParameter()
 	n.keep(l, &share{live: l, source: path, digest: s.digest, magnet: m.String()})
-	l.planned(ctx)
 	n.log.Info("sharing", "path", path, "infohash", m.InfoHash, "size", g.Size)
 	reply.ID, reply.Name, reply.Size, reply.Source = l.id.String(), name, g.Size, m.String()
 	reply.Digest, reply.InfoHash, reply.Magnet = "sha256:"+s.digest.String(), m.InfoHash.String(), m.String()
@@ -142,7 +141,7 @@ func (n *Node) keep(l *live, s *share) {
 
 // shareURL joins the swarm of a URL's object and completes it.
 func (n *Node) shareURL(ctx context.Context, r control.ShareRequest, progress func(control.Progress)) (reply control.ShareReply, err error) {
-	want, err := digestOf(r.Digest)
+	want, err := ParseDigest(r.Digest)
 	if err != nil {
 		return reply, err
 	}

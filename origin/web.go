@@ -101,7 +101,10 @@ func (w *web) insist(ctx context.Context, rest func(), once func(wt *watch, e *e
 		}
 		switch {
 		case ctx.Err() != nil:
-			return fmt.Errorf("origin: GET %s: %w (%v)", display(e.url), ctx.Err(), err)
+			if last := worst(failed, elsewhere); last != nil {
+				return fmt.Errorf("origin: GET %s: %w (before that: %v)", display(e.url), ctx.Err(), last)
+			}
+			return fmt.Errorf("origin: GET %s: %w", display(e.url), ctx.Err())
 		case !errors.As(err, &f), f.verdict == never:
 			return err
 		}

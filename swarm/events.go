@@ -109,6 +109,9 @@ func (e peerConnected) apply(l *loop) {
 	go p.write()
 }
 
+// clientName is what we call ourselves (BEP 10 "v").
+const clientName = "pantala"
+
 // replaces decides between two connections to one peer so that both ends decide alike: the one that was
 // opened by the smaller peer id stays. Of two opened by the same side the older one stays.
 func (l *loop) replaces(p, old *peer) bool {
@@ -139,7 +142,7 @@ func (l *loop) greet(p *peer) {
 		}
 		if p.ext {
 			b = peerwire.AppendExtendedHandshake(b, peerwire.ExtendedHandshake{
-				Client: "pantala", Port: t.node.Addr().Port(), Queue: maxRequests,
+				Client: clientName, Port: t.node.Addr().Port(), Queue: maxRequests,
 			})
 		}
 		return b
@@ -246,6 +249,7 @@ func (e peerWants) apply(l *loop) {
 
 func (e peerSays) apply(l *loop) {
 	p := e.p
+	p.prompt.off.Store(e.h.Client == clientName)
 	if e.h.Client != "" {
 		p.client = printable(e.h.Client)
 	}

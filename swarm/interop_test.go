@@ -178,6 +178,9 @@ func TestLibtorrentDownloads(t *testing.T) {
 	needLibtorrent(t)
 	for _, size := range interopSizes {
 		for _, weDial := range []bool{false, true} {
+			if !weDial && size > 10<<20 {
+				continue // libtorrent waits a second before it connects, and that is all that differs
+			}
 			t.Run(fmt.Sprintf("%d/dial=%v", size, weDial), func(t *testing.T) {
 				c := newCanonical(t, size)
 				n := newNode(t, swarm.Options{})

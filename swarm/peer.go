@@ -26,6 +26,7 @@ type peer struct {
 	out    *outbox
 	rd     *peerwire.Reader // used by the reader only
 	wr     *peerwire.Writer // used by the writer only
+	prompt *promptReader
 	ctx    context.Context  // ends with the connection
 	cancel context.CancelFunc
 
@@ -82,12 +83,16 @@ func newPeer(t *Torrent, c *net.TCPConn, h peerwire.Handshake, dialed netip.Addr
 	p := &peer{
 		t: t, conn: c, id: h.PeerID, addr: addrOf(c.RemoteAddr()), dialed: dialed,
 		fast: h.Reserved.Fast(), ext: h.Reserved.Extended(),
-		out: newOutbox(), rd: peerwire.NewReader(c, int(n+7)/8), wr: wr,
+		out: newOutbox(), wr: wr,
 		have: newSet(n), offered: newSet(n), choking: true,
 		// 250 is what clients without "reqq" take, see BEP 10.
 		queue: 250, parts: make(map[*part]struct{}), joined: now(),
 		wanted: make(map[uint32]want), hashes: make(map[peerwire.HashRange][]*leafTry),
 	}
+	if p.prompt, err = newPromptReader(c, &p.inflight); err != nil {
+		return nil, err
+	}
+	p.rd = peerwire.NewReader(p.prompt, int(n+7)/8)
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	context.AfterFunc(p.ctx, func() { c.Close() })
 	p.heard.Store(now().UnixNano())

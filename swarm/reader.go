@@ -179,10 +179,12 @@ func (p *peer) rejected(m peerwire.Message) error {
 	return nil
 }
 
-// requested queues a block for the peer, or says that it will not come.
+// requested queues a block for the peer, or says that it will not come. libtorrent 2.0 pads the last file of a
+// v2 torrent to whole blocks in its mind and asks for the last block in full length, so a request may exceed
+// the end of the last piece: zeros follow, see upload.
 func (p *peer) requested(r request) error {
 	g := p.t.geo
-	if r.piece >= g.Pieces() || int64(r.begin)+int64(r.length) > pieceLen(g, r.piece) {
+	if r.piece >= g.Pieces() || int64(r.begin) >= pieceLen(g, r.piece) || int64(r.begin)+int64(r.length) > g.PieceLength {
 		return fmt.Errorf("%w: request of %d+%d in piece %d of %d", blob.ErrInvalid, r.begin, r.length, r.piece, g.Pieces())
 	}
 	p.lastReq.Store(now().UnixNano())

@@ -70,7 +70,12 @@ func (p *peer) upload(control []byte, r request) error {
 	}
 	head := peerwire.AppendPieceHeader(control, r.piece, r.begin, r.length)
 	off := int64(r.piece)*p.t.geo.PieceLength + int64(r.begin)
-	if err := p.wr.Piece(head, p.t.cfg.Store, off, n); err != nil {
+	n = int(min(int64(n), p.t.geo.Size-off))
+	err := p.wr.Piece(head, p.t.cfg.Store, off, n)
+	if pad := int(r.length) - n; err == nil && pad > 0 {
+		err = p.wr.Send(make([]byte, pad))
+	}
+	if err != nil {
 		return fmt.Errorf("upload of %d bytes at %d: %w", n, off, err)
 	}
 	p.up.Add(int64(n))

@@ -21,6 +21,7 @@ $GO vet -C tools ./...
 
 step "staticcheck"
 $GO tool -modfile=tools/go.mod staticcheck ./...
+(cd tools && $GO tool staticcheck ./...)
 
 step "layers"
 $GO test -count=1 .

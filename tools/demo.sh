@@ -15,7 +15,7 @@ ORIGIN=$PWD/bin/demo-origin
 
 bash tools/prereq.sh fuse || exit 1
 work=$(mktemp -d "${TMPDIR:-/tmp}/pantala-demo.XXXXXX")
-pids=() readers=() # what this script started itself
+pids=() readers=() # what this script started itself: by setsid, so that Ctrl-C reaches this script alone
 nodes=(a b)
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold='' dim='' plain=''; fi
@@ -37,6 +37,13 @@ end() { # PID: asks, then insists
 	gone "$1" 5 || kill -KILL "$1" 2>/dev/null || true
 }
 
+end_node() { # unmounts, and stops the daemon that mount has started
+	local pid
+	timeout -k 2 8 "$PANTALA" umount --state "$work/$1" --force "$work/mnt-$1" >/dev/null 2>&1
+	pid=$(cat "$work/$1/daemon.pid" 2>/dev/null)
+	[ -z "$pid" ] || end "$pid"
+}
+
 cleanup() {
 	local status=$? n pid
 	trap '' INT TERM HUP
@@ -44,18 +51,18 @@ cleanup() {
 	set +e
 	printf '\n%sCleaning up …%s' "$dim" "$plain"
 	for pid in "${readers[@]}"; do end "$pid"; done # a mount that is being read from is busy
+	local ends=()
 	for n in "${nodes[@]}"; do
 		[ -d "$work/$n" ] || continue
-		timeout -k 2 15 "$PANTALA" umount --state "$work/$n" --force "$work/mnt-$n" >/dev/null 2>&1
-		pid=$(cat "$work/$n/daemon.pid" 2>/dev/null)
-		[ -n "$pid" ] && end "$pid"
+		end_node "$n" &
+		ends+=($!)
 	done
+	[ "${#ends[@]}" = 0 ] || wait "${ends[@]}" 2>/dev/null
 	# A node that died leaves a dead mount behind: detach whatever is still mounted below our folder.
 	while read -r _ _ _ _ at _; do
 		case "$at" in "$work"/*) umount -l "$at" 2>/dev/null || fusermount3 -uz "$at" 2>/dev/null ;; esac
 	done </proc/self/mountinfo
-	for pid in "${pids[@]}"; do end "$pid"; done
-	wait 2>/dev/null
+	for pid in "${pids[@]}"; do end "$pid"; done 2>/dev/null
 	if [ "$status" != 0 ] && [ "$status" != 130 ]; then
 		printf '\n'
 		for n in "$work"/*.log "$work"/*/daemon.log; do
@@ -103,7 +110,7 @@ counts() { # NODE: present, from peers, from the origin: bytes of its one mount,
 progress() { # one line for both nodes
 	local n text='' here peers origin
 	for n in "${nodes[@]}"; do
-		read -r here peers origin < <(counts "$n")
+		read -r here peers origin < <(counts "$n") || here=0 peers=0 origin=0
 		text+=$(printf '  node %s %3d %% (%s peers, %s origin)' "$n" $((100 * here / size)) "$(mib "$peers")" "$(mib "$origin")")
 	done
 	echo "$text"
@@ -133,13 +140,13 @@ if [ -n "$nginx" ]; then
 			server { listen 127.0.0.1:$port; root $work/www; limit_rate ${RATE_MIB}m; }
 		}
 	CONF
-	"$nginx" -p "$work" -c "$work/nginx.conf" -e "$work/nginx.log" >>"$work/nginx.log" 2>&1 &
+	setsid "$nginx" -p "$work" -c "$work/nginx.conf" -e "$work/nginx.log" >>"$work/nginx.log" 2>&1 &
 	pids+=($!)
 	within 10 "nginx listens" listens "$port"
 	url=http://127.0.0.1:$port/model.bin
 	show "nginx, $url"
 else
-	"$ORIGIN" -root "$work/www" -log "$work/access.log" -rate $((RATE_MIB * 1048576)) >"$work/origin.log" 2>&1 &
+	setsid "$ORIGIN" -root "$work/www" -log "$work/access.log" -rate $((RATE_MIB * 1048576)) >"$work/origin.log" 2>&1 &
 	pids+=($!)
 	within 10 "the origin listens" grep -q http "$work/origin.log"
 	url=$(url_of "$work/origin.log")/model.bin
@@ -148,7 +155,7 @@ fi
 [ "$RATE_MIB" = 0 ] || show "limited to $RATE_MIB MiB/s a connection, so that there is something to watch"
 
 say "A tracker, and the file mounted on two nodes"
-"$PANTALA" tracker --listen 127.0.0.1:0 >"$work/tracker.log" 2>&1 &
+setsid "$PANTALA" tracker --listen 127.0.0.1:0 >"$work/tracker.log" 2>&1 &
 pids+=($!)
 within 10 "the tracker prints its URL" grep -q http://127 "$work/tracker.log"
 tracker=$(url_of "$work/tracker.log")
@@ -165,7 +172,7 @@ timeout -k 5 30 ls -l "$work/mnt-a" | tail -n +2 | sed 's/^/  /'
 say "Both read everything at the same moment"
 start=$(now)
 for n in "${nodes[@]}"; do
-	timeout -k 5 120 sha256sum "$work/mnt-$n/model.bin" >"$work/sum-$n" 2>"$work/sum-$n.log" &
+	setsid timeout -k 5 120 sha256sum "$work/mnt-$n/model.bin" >"$work/sum-$n" 2>"$work/sum-$n.log" &
 	pids+=($!)
 	readers+=($!)
 done

@@ -7,7 +7,7 @@ import (
 	"github.com/pantala/pantala/blob"
 )
 
-// The piece roots that nodes claim (D2, "who vouches"). A root is accepted from the node that holds, or held,
+// The piece roots that nodes claim. A root is accepted from the node that holds, or held,
 // the lease of its piece, and from anybody, first report wins, while nobody holds one. A root from somebody
 // else is kept and accepted when the lease ends without a report. Two roots for one piece mean that somebody
 // lies or that the origin has changed: the piece is disputed for as long as the swarm lives, is leased to
@@ -115,7 +115,9 @@ func (s *swarm) claimsSince(from int64, not peerID) (list []pieceRoot, next int6
 	if s.poisoned {
 		return nil, int64(len(s.log))
 	}
-	for at := int(min(from, int64(len(s.log)))); at < len(s.log); at++ {
+	first := int(min(from, int64(len(s.log))))
+	list = make([]pieceRoot, 0, min(len(s.log)-first, maxReplyRoot))
+	for at := first; at < len(s.log); at++ {
 		e := s.log[at]
 		if a, ok := s.roots[e.piece]; ok && a.at == at && e.by != not {
 			if len(list) == maxReplyRoot {

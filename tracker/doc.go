@@ -9,11 +9,12 @@
 // the store is given piece roots. All of it is hints: no read depends on a tracker, and when it is dead a node
 // goes to the peers it knows and to the origin at once.
 //
-// The scheduler is a pure state machine (swarm.go: members; lease.go: who reads what; claim.go: piece roots)
-// that is told the time and starts nothing. server.go puts HTTP around it, plan.go is what our nodes exchange
-// with it, byte by byte, and announce.go what everybody else does. session.go, loop.go and exchange.go are the
-// client. bencode.go reads both sides' messages within bounds: the library for it recurses without limit and
-// believes string lengths, which a server for anybody must not.
+// The scheduler is a pure state machine (swarm.go: members; lease.go: who reads what; claim.go: piece roots;
+// news.go: what a node has to be told) that is given the time and starts nothing. server.go and poll.go put HTTP
+// around it, plan.go is what our nodes exchange with it, byte by byte, and announce.go what everybody else
+// does. session.go, loop.go, report.go and exchange.go are the client. bencode.go reads both sides' messages
+// within bounds: the library for it recurses without limit and believes string lengths, which a server for
+// anybody must not.
 //
 // # Goroutines
 //
@@ -26,8 +27,7 @@
 //
 // Server.mu guards the table of swarms, room.mu one swarm; Server.mu is never taken while a room.mu is held, and
 // neither is held over I/O. Session.mu guards what callers leave for the session's goroutine; it is innermost
-// and never held over a call of Store or a callback, except Store.Root and Store.PieceComplete. State, Mine and
-// Held take no lock.
+// and never held over a call of Store or a callback. State, Mine and Held take no lock.
 //
 // # Errors
 //

@@ -230,22 +230,46 @@ func (s *swarm) settle(now time.Time) {
 
 // heldFrom lists what n wants and another node has leased.
 func (s *swarm) heldFrom(n *node) []blob.Run {
-	if len(s.leases) == len(n.leases) {
+	if len(s.leases) == len(n.leases) || n.idle() || n.member.seed {
 		return nil
 	}
-	var held []uint32
+	first, end := s.pieces, uint32(0)
 	for _, wish := range [2][]blob.Run{n.urgent, n.ahead} {
 		for _, r := range wish {
-			for i := s.leased.nextSet(r.First, r.End()); i < r.End(); i = s.leased.nextSet(i+1, r.End()) {
-				if l := s.leases[i]; l.holder != n && !l.stale && !n.has(i) {
-					held = append(held, i)
+			first, end = min(first, r.First), max(end, r.End())
+		}
+	}
+	// The words of leased that the wish touches, 64 pieces at a time.
+	skip := first / 64
+	held := append(s.scratch[:0], make(bitmap, (end+63)/64-skip)...)
+	s.scratch = held
+	for _, wish := range [2][]blob.Run{n.urgent, n.ahead} {
+		for _, r := range wish {
+			for w := r.First / 64; w <= (r.End()-1)/64; w++ {
+				mask := ^uint64(0)
+				if w == r.First/64 {
+					mask <<= r.First % 64
 				}
+				if w == (r.End()-1)/64 {
+					mask &= ^uint64(0) >> (63 - (r.End()-1)%64)
+				}
+				held[w-skip] |= s.leased[w] & mask
 			}
 		}
 	}
-	slices.Sort(held)
-	runs := runsOf(held)
-	return runs[:min(len(runs), maxHeld)]
+	for w := range held {
+		held[w] &^= n.have[int(skip)+w]
+	}
+	for i := range n.leases {
+		if i/64 >= skip && int(i/64-skip) < len(held) {
+			held.put(i-skip*64, false)
+		}
+	}
+	runs, _ := held.runs(0, end-skip*64, maxHeld)
+	for k := range runs {
+		runs[k].First += skip * 64
+	}
+	return runs
 }
 
 // counters counts, per piece, the nodes that have it and do not have everything. It is cut into pages that

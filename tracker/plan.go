@@ -1,7 +1,6 @@
 package tracker
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"net/netip"
@@ -26,8 +25,8 @@ Request, at most 4 MiB:
 
 	ahead   string, n × 8: runs of pieces wanted soon, best first: first u32 | count u32; n ≤ 256
 	epoch   int: epoch of the last reply, 0 at first
-	full    int: 1 = forget what was reported before: "have" and "roots" start anew (they may go on in
-	        further reports, each of which adds)
+	full    int: 1 = forget what was reported before: "have" starts anew (it may go on in further reports, each
+	        of which adds). A node that reconnects sends one with gen 0 and log 0
 	gen     int: gen of the last reply that was applied
 	have    string, n × 8: runs of pieces this node has completed since the last report; n ≤ 32768
 	ip      string: address the node wants to be reached at, as text; believed from private networks only
@@ -52,8 +51,8 @@ Reply, 200:
 	         read them from the origin
 	epoch    int: a number drawn when the tracker first heard of the swarm. A change means that the tracker
 	         has forgotten: send everything again
-	gen      int: grows with every change of the swarm. A reply with a smaller gen than one already applied is
-	         older: ignore it
+	gen      int: grows with every change of the swarm. A reply with a smaller gen than one already applied has
+	         been overtaken: use only "roots" and "peers" of it, which are told once
 	held     string, n × 8: runs of pieces, within what this node wants, that are leased to others; n ≤ 4096
 	interval int: ms after which a BEP 3 client should announce again
 	lease    string, n × 8: all runs of pieces that are leased to this node now
@@ -266,16 +265,7 @@ func (r *planReply) append(b []byte) []byte {
 	b = appendRuns(b, "lease", r.lease)
 	b = appendPair(b, "log", r.log)
 	b = appendPair(b, "nodes", r.nodes)
-	if len(r.peers) > 0 {
-		b = appendString(b, "peers")
-		b = fmt.Appendf(b, "%d:", len(r.peers)*peerLen)
-		for _, p := range r.peers {
-			ip := p.addr.Addr().As16()
-			b = append(b, ip[:]...)
-			b = binary.BigEndian.AppendUint16(b, p.addr.Port())
-			b = append(b, p.id[:]...)
-		}
-	}
+	b = appendPeers(b, r.peers)
 	b = appendPair(b, "resync", flag(r.resync))
 	b = appendRoots(b, r.roots)
 	b = appendPair(b, "solo", flag(r.solo))
@@ -338,88 +328,4 @@ func parsePlanReply(body []byte, n uint32) (*planReply, error) {
 	r.interval, r.ttl = time.Duration(interval)*time.Millisecond, time.Duration(ttl)*time.Millisecond
 	r.solo, r.resync = solo == 1, resync == 1
 	return r, err
-}
-
-func as20(raw []byte, to *[20]byte) error {
-	s, err := asString(raw)
-	if err == nil && len(s) != len(to) {
-		err = malformed("20 bytes expected", raw)
-	}
-	copy(to[:], s)
-	return err
-}
-
-func appendRuns(b []byte, k string, runs []blob.Run) []byte {
-	if len(runs) == 0 {
-		return b
-	}
-	b = appendString(b, k)
-	b = fmt.Appendf(b, "%d:", len(runs)*runLen)
-	for _, r := range runs {
-		b = binary.BigEndian.AppendUint32(b, r.First)
-		b = binary.BigEndian.AppendUint32(b, r.Count)
-	}
-	return b
-}
-
-// parseRuns reads runs of pieces, none empty, all below n.
-func parseRuns(k string, s []byte, n uint32, limit int) ([]blob.Run, error) {
-	if len(s)%runLen != 0 || len(s)/runLen > limit {
-		return nil, fmt.Errorf("%w: %s: %d bytes are not at most %d runs of %d bytes", blob.ErrInvalid, k, len(s), limit, runLen)
-	}
-	if len(s) == 0 {
-		return nil, nil
-	}
-	runs := make([]blob.Run, 0, len(s)/runLen)
-	for ; len(s) > 0; s = s[runLen:] {
-		r := blob.Run{First: binary.BigEndian.Uint32(s), Count: binary.BigEndian.Uint32(s[4:])}
-		if r.Count == 0 || r.First >= n || r.Count > n-r.First {
-			return nil, fmt.Errorf("%w: %s: run of %d at %d in a blob of %d pieces", blob.ErrInvalid, k, r.Count, r.First, n)
-		}
-		runs = append(runs, r)
-	}
-	return runs, nil
-}
-
-func appendRoots(b []byte, roots []pieceRoot) []byte {
-	if len(roots) == 0 {
-		return b
-	}
-	b = appendString(b, "roots")
-	b = fmt.Appendf(b, "%d:", len(roots)*rootLen)
-	for i := range roots {
-		b = binary.BigEndian.AppendUint32(b, roots[i].piece)
-		b = append(b, roots[i].root[:]...)
-	}
-	return b
-}
-
-func parseRoots(s []byte, n uint32, limit int) ([]pieceRoot, error) {
-	if len(s)%rootLen != 0 || len(s)/rootLen > limit {
-		return nil, fmt.Errorf("%w: roots: %d bytes are not at most %d records of %d bytes", blob.ErrInvalid, len(s), limit, rootLen)
-	}
-	if len(s) == 0 {
-		return nil, nil
-	}
-	roots := make([]pieceRoot, 0, len(s)/rootLen)
-	for ; len(s) > 0; s = s[rootLen:] {
-		r := pieceRoot{piece: binary.BigEndian.Uint32(s), root: blob.Hash(s[4:rootLen])}
-		if r.piece >= n || r.root.IsZero() {
-			return nil, fmt.Errorf("%w: roots: root %.8s… of piece %d in a blob of %d pieces", blob.ErrInvalid, r.root, r.piece, n)
-		}
-		roots = append(roots, r)
-	}
-	return roots, nil
-}
-
-func parsePeers(s []byte) ([]planPeer, error) {
-	if len(s)%peerLen != 0 {
-		return nil, fmt.Errorf("%w: peers: %d bytes are not records of %d bytes", blob.ErrInvalid, len(s), peerLen)
-	}
-	peers := make([]planPeer, 0, len(s)/peerLen)
-	for ; len(s) > 0; s = s[peerLen:] {
-		ip := netip.AddrFrom16([16]byte(s[:16])).Unmap()
-		peers = append(peers, planPeer{netip.AddrPortFrom(ip, binary.BigEndian.Uint16(s[16:])), peerID(s[18:peerLen])})
-	}
-	return peers, nil
 }

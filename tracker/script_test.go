@@ -280,6 +280,14 @@ var scripts = []struct{ name, script string }{
 		B did 3 wrong
 		A did 3
 		A sees disputed 3 peers B`},
+	{"a swarm of liars: nothing is believed any more", `
+		pieces 1100
+		A joins
+		B joins
+		A did 0-1098
+		B did 0-1098 wrong
+		A did 1099
+		B sees disputed 0-1099 peers A`},
 	{"starving: peers that have it do not deliver", `
 		A joins have 0-9
 		B joins
@@ -578,7 +586,7 @@ func check(s *swarm) error {
 		if want := counts[i] > 0 || s.disputed[i] || l != nil && !l.stale; s.taken.has(i) != want {
 			return fmt.Errorf("piece %d: taken %v, should be %v", i, s.taken.has(i), want)
 		}
-		if s.leased.has(i) != (l != nil) {
+		if s.leased.has(i) != (l != nil && !l.stale) {
 			return fmt.Errorf("piece %d: leased %v", i, s.leased.has(i))
 		}
 		if _, ok := s.roots[i]; ok && s.disputed[i] {

@@ -1,10 +1,15 @@
 package tracker
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,5 +162,111 @@ func TestTwoSessionsSplitABlob(t *testing.T) {
 	}
 	if n < 16 || n > 48 {
 		t.Errorf("a read %d of 64 pieces from the origin, want about half", n)
+	}
+}
+
+// TestKilledTracker: on a real network, a tracker that dies is noticed by the poll that it held, and one that
+// comes back at the same address is found again.
+func TestKilledTracker(t *testing.T) {
+	s := NewServer(ServerOptions{})
+	defer s.Close()
+	h := httptest.NewServer(s)
+	p := participate(t, h.URL, 1, nil)
+	p.until(t, "solo", func() bool { return p.State() == Solo })
+	addr := h.Listener.Addr().String()
+	h.Listener.Close()
+	h.CloseClientConnections()
+	p.until(t, "dead", func() bool { return p.State() == Dead })
+	h.Close()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := httptest.NewUnstartedServer(s)
+	again.Listener.Close()
+	again.Listener = l
+	again.Start()
+	defer again.Close()
+	p.until(t, "solo again", func() bool { return p.State() == Solo })
+	p.Close()
+}
+
+// TestVanishedNode: a node whose connections break frees its leases to others after the lease time.
+func TestVanishedNode(t *testing.T) {
+	_, url := serve(t, ServerOptions{LeaseFor: 100 * time.Millisecond})
+	transport := &http.Transport{}
+	a := participate(t, url, 1, func(o *SessionOptions) { o.Client = &http.Client{Transport: &cutter{next: transport}} })
+	b := participate(t, url, 2, nil)
+	a.Want([]blob.Run{{First: 0, Count: 1}}, nil)
+	a.until(t, "lease", func() bool { return a.Mine(0) })
+	b.Want([]blob.Run{{First: 0, Count: 1}}, nil)
+	b.until(t, "held", func() bool { return b.Held(0) })
+	a.client.Transport.(*cutter).cut.Store(true) // no goodbye either
+	a.Close()
+	transport.CloseIdleConnections()
+	b.until(t, "lease", func() bool { return b.Mine(0) })
+	b.until(t, "solo", func() bool { return b.State() == Solo })
+}
+
+// cutter is a connection to the tracker that can be cut for good.
+type cutter struct {
+	next http.RoundTripper
+	cut  atomic.Bool
+}
+
+func (c *cutter) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c.cut.Load() {
+		return nil, errors.New("cut")
+	}
+	return c.next.RoundTrip(r)
+}
+
+// TestPollOutlivesWriteTimeout: a bound of the HTTP server on writing does not cut polls.
+func TestPollOutlivesWriteTimeout(t *testing.T) {
+	s := NewServer(ServerOptions{})
+	h := httptest.NewUnstartedServer(s)
+	h.Config.WriteTimeout = 50 * time.Millisecond
+	h.Start()
+	defer h.Close()
+	defer s.Close()
+	q := planRequest{key: key{1}, peer: peerID{1}, geometry: small, full: true, seq: 1}
+	var epoch int64
+	for _, wait := range []time.Duration{0, 300 * time.Millisecond} {
+		q.wait, q.epoch = wait, epoch
+		answer, err := http.Post(h.URL+"/plan", "", bytes.NewReader(q.append(nil)))
+		if err != nil {
+			t.Fatalf("wait %v: %v", wait, err)
+		}
+		body := new(bytes.Buffer)
+		if _, err := body.ReadFrom(answer.Body); err != nil {
+			t.Fatalf("wait %v: %v", wait, err)
+		}
+		answer.Body.Close()
+		r, err := parsePlanReply(body.Bytes(), 64)
+		if err != nil || answer.StatusCode != http.StatusOK {
+			t.Fatalf("wait %v: status %d, %v", wait, answer.StatusCode, err)
+		}
+		epoch, q.gen, q.full = r.epoch, r.gen, false
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestBounds: a swarm does not grow beyond its bound, and says so.
+func TestBounds(t *testing.T) {
+	now := time.Unix(1, 0)
+	s := newSwarm(rules{time.Minute, time.Second, 50}, 1, now)
+	for i := range maxMembers + 1 {
+		q := &announceRequest{peer: peerID{byte(i), byte(i >> 8), byte(i >> 16)}, left: 1, numwant: 0}
+		_, err := s.announce(now, q, address("A"))
+		if full := i == maxMembers; errors.Is(err, blob.ErrUnavailable) != full {
+			t.Fatalf("member %d: %v", i, err)
+		}
+	}
+	if len(s.members) != maxMembers {
+		t.Errorf("%d members", len(s.members))
+	}
+	s.tick(now.Add(3 * time.Minute))
+	if len(s.members) != 0 {
+		t.Errorf("%d members did not announce for three intervals", len(s.members))
 	}
 }

@@ -1,7 +1,6 @@
 package tracker
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -97,7 +96,8 @@ type swarm struct {
 	taken     bitmap
 	available counters
 	leases    map[uint32]*lease
-	leased    bitmap        // the keys of leases
+	leased    bitmap        // the leases that are not stale
+	scratch   bitmap        // of heldFrom
 	patience  time.Duration // leaseFor, doubled when a lease was taken away too early
 	usual     time.Duration // from a lease to the piece, moving average; 0: not known
 	granted   int64         // leases ever given
@@ -341,36 +341,7 @@ func (s *swarm) own(m *member, all bool) {
 func (s *swarm) refresh(i uint32) {
 	l := s.leases[i]
 	s.taken.put(i, s.available.at(i) > 0 || s.disputed[i] || l != nil && !l.stale)
-	s.leased.put(i, l != nil)
-}
-
-// tell notes news for n. Hard news (a lease given or taken, company, a dispute) are told at once; others
-// (a root, a peer, somebody else's lease) may wait a moment to travel together.
-func (s *swarm) tell(n *node, hard bool) {
-	if hard {
-		n.hard = s.gen
-	} else {
-		n.soft = s.gen
-	}
-	if !n.changed {
-		n.changed = true
-		s.changed = append(s.changed, n)
-	}
-}
-
-// news reports whether n has not been told something yet.
-func (s *swarm) news(n *node) (hard, soft bool) {
-	return n.hard > n.toldGen, n.soft > n.toldGen || n.toldLog < int64(len(s.log))
-}
-
-// drain returns those with news since the last call.
-func (s *swarm) drain() []*node {
-	list := s.changed
-	s.changed = nil
-	for _, n := range list {
-		n.changed = false
-	}
-	return list
+	s.leased.put(i, l != nil && !l.stale)
 }
 
 // tick does what the clock demands: ends leases without progress, removes the dead.
@@ -399,57 +370,4 @@ func (s *swarm) tick(now time.Time) {
 func (s *swarm) poll(now time.Time, n *node, by int) {
 	n.polls += by
 	n.member.seen = now
-}
-
-// reply is what n has to know now.
-func (s *swarm) reply(n *node) *planReply {
-	r := &planReply{
-		epoch: s.epoch, gen: s.gen, log: n.toldLog, interval: s.interval, ttl: s.leaseFor,
-		nodes: int64(len(s.nodes)), solo: len(s.nodes) == 1,
-		held: s.heldFrom(n),
-	}
-	mine := make([]uint32, 0, len(n.leases))
-	for i := range n.leases {
-		mine = append(mine, i)
-	}
-	slices.Sort(mine)
-	r.lease = runsOf(mine)
-	r.roots, r.log = s.claimsSince(n.toldLog, n.member.id)
-	r.disputed = s.disputedRuns(s.pieces)
-	if s.newest > n.toldGen {
-		r.peers = s.newcomers(n)
-	}
-	n.toldGen, n.toldLog = r.gen, r.log
-	return r
-}
-
-// newcomers samples the members that n has not been told of, those that have most first.
-func (s *swarm) newcomers(n *node) []planPeer {
-	var list []*member
-	for k := range s.members {
-		m := s.members[(s.turn+k)%len(s.members)]
-		if m != n.member && m.joined > n.toldGen && m.addr.Port() != 0 {
-			if list = append(list, m); len(list) == s.maxPeers {
-				break
-			}
-		}
-	}
-	s.turn += max(1, len(list))
-	slices.SortStableFunc(list, func(a, b *member) int { return cmp.Compare(b.rank(), a.rank()) })
-	peers := make([]planPeer, len(list))
-	for i, m := range list {
-		peers[i] = planPeer{m.addr, m.id}
-	}
-	return peers
-}
-
-// rank orders peers in replies: those that have most first.
-func (m *member) rank() uint32 {
-	switch {
-	case m.seed:
-		return 1<<32 - 1
-	case m.plan != nil:
-		return m.plan.had
-	}
-	return 0
 }

@@ -27,6 +27,7 @@ type wire struct {
 type host struct {
 	handler http.Handler
 	mode    mode
+	lag     func(*planRequest) time.Duration // how long a reply travels; nil: no time
 	log     []logged
 }
 
@@ -84,7 +85,7 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.mu.Lock()
 	h := w.hosts[r.URL.Host]
 	h.log = append(h.log, one)
-	handler, mode := h.handler, h.mode
+	handler, mode, lag := h.handler, h.mode, h.lag
 	w.mu.Unlock()
 	switch mode {
 	case down:
@@ -97,6 +98,9 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	in.RemoteAddr = "10.0.0.1:40000"
 	out := httptest.NewRecorder()
 	handler.ServeHTTP(out, in)
+	if lag != nil && one.plan != nil {
+		time.Sleep(lag(one.plan))
+	}
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
@@ -418,6 +422,7 @@ func TestConflict(t *testing.T) {
 		b.store.DropClaim(3)
 		b.store.put(3, rootOf(4), blob.Direct)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if _, tr := c.store.Root(3); tr != blob.Unknown || c.store.dropped[3] != 1 {
 			t.Errorf("the claim was not dropped once: %v, %d times", tr, c.store.dropped[3])
 		}
@@ -440,6 +445,7 @@ func TestContradiction(t *testing.T) {
 		time.Sleep(time.Second)
 		a := attend(t, w, 3, func(o *SessionOptions) { o.Store = mine })
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if _, tr := c.store.Root(3); tr != blob.Unknown || c.store.dropped[3] == 0 {
 			t.Errorf("the false claim is still believed: %v", tr)
 		}
@@ -487,6 +493,7 @@ func TestLargeReport(t *testing.T) {
 		other := newMemory(g)
 		b := attend(t, w, 2, func(o *SessionOptions) { o.Geometry, o.Store = g, other })
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if n := len(other.roots); n != 80000 {
 			t.Errorf("%d of 80000 roots arrived", n)
 		}
@@ -517,8 +524,8 @@ func TestForeignTracker(t *testing.T) {
 			out.Write((&announceReply{interval: time.Minute, peers: peers}).append(nil, true))
 		}), up)
 		p := attend(t, w, 1, func(o *SessionOptions) { o.Trackers = []string{"http://one/announce?passkey=x"} })
-		if p.State() != None || !p.peers[peers[0].addr] || !p.peers[peers[1].addr] {
-			t.Fatalf("state %v, peers %v", p.State(), p.peers)
+		if p.State() != None || !p.knows(peers[0].addr) || !p.knows(peers[1].addr) {
+			t.Fatalf("state %v, status %+v", p.State(), p.Status())
 		}
 		time.Sleep(150 * time.Second)
 		for i := range uint32(64) {
@@ -589,5 +596,37 @@ func TestFirstGivesUp(t *testing.T) {
 			t.Errorf("state %v", p.State())
 		}
 		close2(t, p)
+	})
+}
+
+// TestOvertakenReply: the replies of the two connections overtake one another, or get lost with one of them; no
+// root is lost.
+func TestOvertakenReply(t *testing.T) {
+	bubble(t, func(t *testing.T, w *wire, s *Server) {
+		w.hosts["one"].lag = func(q *planRequest) time.Duration {
+			if q.peer[1] == 2 && q.wait == 0 {
+				return 50 * time.Millisecond
+			}
+			return 0
+		}
+		a, b := attend(t, w, 1, nil), attend(t, w, 2, nil)
+		time.Sleep(time.Second)
+		for i := range uint32(64) {
+			if i == 32 {
+				w.set("one", s, down)
+				time.Sleep(time.Second)
+				w.set("one", s, up)
+			}
+			a.store.put(i, rootOf(i), blob.Direct)
+			b.Want(nil, []blob.Run{{First: 63 - i, Count: 1}})
+			time.Sleep(7 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		for i := range uint32(64) {
+			if root, _ := b.store.Root(i); root != rootOf(i) {
+				t.Errorf("root of piece %d was lost", i)
+			}
+		}
+		close2(t, a, b)
 	})
 }

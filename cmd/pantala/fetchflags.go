@@ -11,6 +11,7 @@ import (
 
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/node"
 )
 
 // fetchFlags are the flags of every command that reads from an origin. Those that are keys of the
@@ -75,12 +76,8 @@ func parseHeaders(lines []string) (http.Header, error) {
 
 // checkDigest finds a malformed digest before anything is started.
 func (f *fetchFlags) checkDigest() error {
-	if f.digest == "" {
-		return nil
-	}
-	hex, ok := strings.CutPrefix(f.digest, "sha256:")
-	if !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdefABCDEF") != "" {
-		return usagef("digest %q is not sha256: and 64 hexadecimal digits: sha256sum FILE prints them", f.digest)
+	if _, err := node.ParseDigest(f.digest); err != nil {
+		return usagef("--digest: %w: sha256sum FILE prints the 64 hexadecimal digits that follow sha256:", err)
 	}
 	return nil
 }

@@ -225,7 +225,7 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 	}
 	want := d.Named()
 	if t.options.Digest != "" {
-		if want, err = blob.ParseDigest(t.options.Digest); err != nil {
+		if want, err = node.ParseDigest(t.options.Digest); err != nil {
 			return err
 		}
 	}

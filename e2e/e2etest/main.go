@@ -154,6 +154,9 @@ func Binary(t testing.TB) string {
 			built.err = err
 			return
 		}
+		if built.err = dependOn(root); built.err != nil {
+			return
+		}
 		built.path = filepath.Join(dir, "pantala")
 		build := exec.Command("go", "build", "-o", built.path, "./cmd/pantala")
 		build.Dir = root
@@ -166,6 +169,23 @@ func Binary(t testing.TB) string {
 		t.Fatalf("e2etest: %v", built.err)
 	}
 	return built.path
+}
+
+// dependOn looks at every source file, so that `go test`, which takes a result from its cache unless a file that
+// the test has looked at is another now, does not take that of an older pantala.
+func dependOn(root string) error {
+	return filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && strings.HasPrefix(e.Name(), ".") {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") || e.Name() == "go.mod" {
+			_, err = os.Stat(path) // DirEntry.Info would not be noticed
+		}
+		return err
+	})
 }
 
 func moduleRoot() (string, error) {

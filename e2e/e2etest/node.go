@@ -52,7 +52,7 @@ func (n *Node) command(argv0, command string, args ...string) Command {
 	}
 	env := n.Env()
 	if n.UID != 0 {
-		env = append(env, "HOME="+n.State)
+		env = append(env, "HOME=/nonexistent")
 	}
 	return Command{Args: append(argv, args...), Env: env, UID: n.UID, Cgroup: n.Group}
 }

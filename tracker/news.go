@@ -1,0 +1,88 @@
+package tracker
+
+import (
+	"cmp"
+	"slices"
+)
+
+// tell notes news for n. Hard news (a lease given or taken, company, a dispute) are told at once; others
+// (a root, a peer, somebody else's lease) may wait a moment to travel together.
+func (s *swarm) tell(n *node, hard bool) {
+	if hard {
+		n.hard = s.gen
+	} else {
+		n.soft = s.gen
+	}
+	if !n.changed {
+		n.changed = true
+		s.changed = append(s.changed, n)
+	}
+}
+
+// news reports whether n has not been told something yet.
+func (s *swarm) news(n *node) (hard, soft bool) {
+	return n.hard > n.toldGen, n.soft > n.toldGen || n.toldLog < int64(len(s.log))
+}
+
+// drain returns those with news since the last call.
+func (s *swarm) drain() []*node {
+	list := s.changed
+	s.changed = nil
+	for _, n := range list {
+		n.changed = false
+	}
+	return list
+}
+
+// reply is what n has to know now.
+func (s *swarm) reply(n *node) *planReply {
+	r := &planReply{
+		epoch: s.epoch, gen: s.gen, log: n.toldLog, interval: s.interval, ttl: s.leaseFor,
+		nodes: int64(len(s.nodes)), solo: len(s.nodes) == 1,
+		held: s.heldFrom(n),
+	}
+	mine := make([]uint32, 0, len(n.leases))
+	for i := range n.leases {
+		mine = append(mine, i)
+	}
+	slices.Sort(mine)
+	r.lease = runsOf(mine)
+	r.roots, r.log = s.claimsSince(n.toldLog, n.member.id)
+	r.disputed = s.disputedRuns(s.pieces)
+	if s.newest > n.toldGen {
+		r.peers = s.newcomers(n)
+	}
+	n.toldGen, n.toldLog = r.gen, r.log
+	return r
+}
+
+// newcomers samples the members that n has not been told of, those that have most first.
+func (s *swarm) newcomers(n *node) []planPeer {
+	var list []*member
+	for k := range s.members {
+		m := s.members[(s.turn+k)%len(s.members)]
+		if m != n.member && m.joined > n.toldGen && m.addr.Port() != 0 {
+			if list = append(list, m); len(list) == s.maxPeers {
+				break
+			}
+		}
+	}
+	s.turn += max(1, len(list))
+	slices.SortStableFunc(list, func(a, b *member) int { return cmp.Compare(b.rank(), a.rank()) })
+	peers := make([]planPeer, len(list))
+	for i, m := range list {
+		peers[i] = planPeer{m.addr, m.id}
+	}
+	return peers
+}
+
+// rank orders peers in replies: those that have most first.
+func (m *member) rank() uint32 {
+	switch {
+	case m.seed:
+		return 1<<32 - 1
+	case m.plan != nil:
+		return m.plan.had
+	}
+	return 0
+}
