@@ -291,6 +291,61 @@ func TestOtherCommands(t *testing.T) {
 	}
 }
 
+// A file that is shared is found by what was printed, and by nothing else than the tracker: mounted and downloaded
+// on other machines, without an origin.
+func TestShare(t *testing.T) {
+	w := e2etest.New(t)
+	file := small(t)
+	tr := w.Tracker()
+	a := w.Node("a", "--tracker", tr.URL)
+	path := w.Write("shared.bin", file.Bytes(t))
+	r := a.Must("share", "-o", "json", path)
+	var shared struct {
+		Name, Digest, Magnet, Source string
+		Size                         int64
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &shared); err != nil {
+		t.Fatalf("%v\n%v", err, r)
+	}
+	if shared.Digest != "sha256:"+file.SHA256 || shared.Size != file.Size || shared.Name != "shared.bin" {
+		t.Errorf("share says %+v", shared)
+	}
+	t.Logf("%s", shared.Source)
+
+	b, dir := w.Node("b", "--tracker", tr.URL), w.Dir("b-mnt")
+	b.Must("mount", shared.Source, dir)
+	mustSum(t, sum(w, filepath.Join(dir, "shared.bin")), file)
+	if m := b.MountStatus(dir); m.FromPeers != file.Size || m.FromOrigin != 0 || m.Errors != 0 {
+		t.Errorf("status: %+v", m)
+	}
+	c, out := w.Node("c", "--tracker", tr.URL), filepath.Join(w.Dir("out"), "x.bin")
+	c.Must("get", "-O", out, "--digest", shared.Digest, shared.Source)
+	if got := fileSum(t, out); got != file.SHA256 {
+		t.Errorf("wrong bytes: %s", got)
+	}
+	a.Must("share", "--stop", path)
+	if got := fileSum(t, path); got != file.SHA256 {
+		t.Error("sharing has changed the file")
+	}
+}
+
+// What does not have the digest that was asked for is not readable any longer once that is known.
+func TestMountWithDigest(t *testing.T) {
+	w := e2etest.New(t)
+	file := small(t)
+	url := w.Nginx("100m").Serve(file, "model.bin")
+	n, dir := w.Node("n"), w.Dir("mnt")
+	path := n.MountAt(dir, url, "--digest", "sha256:12"+file.SHA256[2:])
+	sum(w, path).Wait(readLimit) // ends somehow: with the bytes, which nobody could know to be wrong yet, or an error
+	w.Until(20*time.Second, "the wrong blob is unmounted", func() bool { return len(e2etest.MountsBelow(dir)) == 0 })
+	if r := n.Umount(dir); r.Code != 0 && r.Code != exitNotFound {
+		t.Errorf("%v", r)
+	}
+	path = n.MountAt(dir, url, "--digest", "sha256:"+file.SHA256)
+	mustSum(t, sum(w, path), file)
+	w.MustRead(readLimit, e2etest.Read{Path: path, Want: file.Path, Drop: true})
+}
+
 // unprivileged is what a user without any rights does, in a mount namespace of its own in which /dev/fuse is open
 // to all, as udev makes it on an ordinary machine. $0 is a folder, then: pantala, state, url, dir, sum.
 const unprivileged = `

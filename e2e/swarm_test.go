@@ -107,6 +107,7 @@ func TestLyingPeer(t *testing.T) {
 			lies := liar.Lies.Load() - before
 			t.Logf("%d lies told over %d connections (%d cut), %s from peers, %s from the origin", lies,
 				liar.Conns.Load(), liar.Cut.Load(), e2etest.MiB(m.FromPeers), e2etest.MiB(m.FromOrigin))
+			t.Logf("peers: %+v", b.Status().Peers)
 			if m.Errors != 0 {
 				t.Errorf("%d reads failed", m.Errors)
 			}

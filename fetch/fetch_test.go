@@ -385,8 +385,8 @@ func TestHeldPieceIsWaitedFor(t *testing.T) {
 		if s := b.Stats(); s.FromOrigin != 0 || s.FromPeers == 0 {
 			t.Errorf("a piece that another node was fetching came from the origin: %+v", s)
 		}
-		if len(p.urgent) != 1 || p.urgent[0] != (blob.Run{First: 0, Count: 1}) {
-			t.Errorf("urgent wish %v", p.urgent)
+		if len(p.urgent) != 0 {
+			t.Errorf("a random reader wishes for leases: %v", p.urgent)
 		}
 		mu.Lock()
 		peersHave = false
@@ -394,6 +394,28 @@ func TestHeldPieceIsWaitedFor(t *testing.T) {
 		t0 := time.Now()
 		if _, err := read(t, b, 256<<10, 4096); err != nil || time.Since(t0) < heldFor || time.Since(t0) > heldFor+2*tick {
 			t.Errorf("holder that never delivers: %v after %v, want the origin after %v", err, time.Since(t0), heldFor)
+		}
+	})
+}
+
+func TestSequentialReaderWishesForLeases(t *testing.T) {
+	data := content(8 << 20)
+	store := open(t, data, blockio.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		p := &plan{}
+		e := New(Options{})
+		defer e.Close()
+		b := e.Open(Config{Store: store, Origin: source(data), Plan: p, Fill: FillNever})
+		for off := 0; off < 4*128<<10; off += 128 << 10 {
+			t0 := time.Now()
+			if _, err := read(t, b, off, 128<<10); err != nil || time.Since(t0) > askLease+2*tick {
+				t.Fatalf("tracker that does not answer: %v after %v, want the origin after %v", err, time.Since(t0), askLease)
+			}
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.urgent) == 0 {
+			t.Error("no urgent wish for the pieces of a sequential reader")
 		}
 	})
 }

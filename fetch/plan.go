@@ -123,6 +123,18 @@ func (b *Blob) pump(now time.Time) time.Duration {
 		return time.Hour
 	}
 	var wish wish
+	if b.plan != nil {
+		for f := range b.flights { // what is being read stays leased
+			if f.kind != fromOrigin {
+				continue
+			}
+			for p, run := b.geo.PieceOf(f.run.First), b.geo.PiecesOf(f.run); p < run.End(); p++ {
+				if b.plan.Mine(p) && !b.store.PieceComplete(p) {
+					wish.add(p, blob.Readahead)
+				}
+			}
+		}
+	}
 	// To the end, even when no more transfers can start: the wish is made of these needs too. Each is started
 	// before the next is worked out, so that overlapping needs become one transfer.
 	for n := range b.demand(now) {

@@ -100,7 +100,8 @@ func (b *Blob) route(piece uint32, n need, w *wish, now time.Time) sourceKind {
 	if b.plan == nil {
 		return fromOrigin
 	}
-	if w.pieces*uint32(b.geo.PieceLength/blob.BlockSize) < wishBytes/blob.BlockSize {
+	// A random reader will not complete the piece: a lease would only keep others waiting for it.
+	if n.follows && w.pieces*b.geo.BlocksPerPiece() < wishBytes/blob.BlockSize {
 		w.add(piece, n.class)
 	}
 	switch {
@@ -140,7 +141,7 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 				limit = max(limit, n.run.End())
 			}
 			same := func(next uint32) bool {
-				return b.route(next, need{run: b.geo.PieceBlocks(next), class: max(n.class, blob.Readahead)}, w, now) == fromOrigin
+				return b.route(next, need{run: b.geo.PieceBlocks(next), class: max(n.class, blob.Readahead), follows: true}, w, now) == fromOrigin
 			}
 			if n.class > blob.Read || n.late {
 				// The rest of the need, as far as it is the origin's to give.

@@ -91,7 +91,11 @@ func attachHelper(ctx context.Context, dir string, options []string, source stri
 	if err := cmd.Run(); err != nil {
 		return -1, helperError(dir, stderr.String(), err)
 	}
-	return receiveFd(ours)
+	fd, err := receiveFd(ours)
+	if err != nil {
+		err = errors.Join(err, detach(dir, unix.MNT_DETACH))
+	}
+	return fd, err
 }
 
 // helperError turns what fusermount3 printed into one line that says what to do.

@@ -68,7 +68,6 @@ func BenchmarkMount(b *testing.B) {
 				}
 			}
 		})
-		m.end()
 	}
 }
 

@@ -14,11 +14,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// served are the device numbers of the mounts that this process serves: it must never touch them.
+// served are the device numbers of the mounts that this process serves, which it must never touch, and the paths
+// that it is mounting on right now.
 var served = struct {
-	mu   sync.Mutex
-	devs map[string]bool // guarded by mu
-}{devs: map[string]bool{}}
+	mu    sync.Mutex
+	devs  map[string]bool // guarded by mu
+	paths map[string]bool // guarded by mu
+}{devs: map[string]bool{}, paths: map[string]bool{}}
+
+// reserve keeps two mounts of this process from being made on one path at the same time.
+func reserve(path string) (release func(), err error) {
+	served.mu.Lock()
+	defer served.mu.Unlock()
+	if served.paths[path] {
+		return nil, fmt.Errorf("%w: %s is being mounted on by another request; wait for it", ErrBusy, path)
+	}
+	served.paths[path] = true
+	return func() {
+		served.mu.Lock()
+		defer served.mu.Unlock()
+		delete(served.paths, path)
+	}, nil
+}
 
 func setServed(dev string, on bool) {
 	served.mu.Lock()

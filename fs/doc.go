@@ -20,6 +20,8 @@
 // answer it, on one goroutine; they never wait for data), one switcher (waits for completion, registers the
 // backing file, invalidates the name), one keeper (asleep unless a read is parked; decides about interrupted
 // and orphaned reads) and one closer. Parked reads are answered by the goroutine that made the bytes present.
+// Besides, umount(2), and statfs(2) of a mount that another process serves, run in goroutines of their own whose
+// result may be given up: the kernel decides when they return.
 //
 // This process must never touch its own mount: a loop that waits for a request which only a loop can answer
 // never wakes up. Therefore nothing here stats, opens or executes anything below [Mounted.Dir]; device numbers

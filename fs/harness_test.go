@@ -65,6 +65,8 @@ type setup struct {
 	wrapper []string // program and arguments that run it
 }
 
+const empty = -1
+
 // serve mounts in a child process and fails the test if that does not work.
 func serve(t testing.TB, s setup) *mounted {
 	t.Helper()
@@ -79,8 +81,11 @@ func serve(t testing.TB, s setup) *mounted {
 func tryServe(t testing.TB, s setup) *mounted {
 	t.Helper()
 	needFUSE(t)
-	if s.size == 0 {
+	switch s.size {
+	case 0:
 		s.size = 4<<20 + 4321
+	case empty:
+		s.size = 0
 	}
 	if s.Name == "" {
 		s.Name = "model.bin"

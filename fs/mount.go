@@ -117,6 +117,11 @@ func Mount(ctx context.Context, dir string, f File, o Options) (*Mounted, error)
 	if err != nil {
 		return nil, err
 	}
+	release, err := reserve(path)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	o = o.withDefaults()
 	m := &Mounted{
 		dir: path, file: f, blob: f.Blob, size: f.Blob.Size(), opt: o, log: o.Log,
@@ -189,6 +194,13 @@ func (m *Mounted) start(ctx context.Context) error {
 		return err
 	}
 	m.canPass = m.opt.Passthrough && pass && m.privileged
+	if m.opt.Passthrough && !m.canPass {
+		reason := "the kernel is older than Linux 6.9 or was built without it"
+		if !m.privileged {
+			reason = "it needs CAP_SYS_ADMIN"
+		}
+		m.log.Info("no passthrough: a complete file will be read through pantala", "dir", m.dir, "reason", reason)
+	}
 	if err := m.locate(); err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func (m *mounted) untilPassed() {
 // check reads a little at off and compares.
 func (m *mounted) check(f *os.File, off int64) {
 	m.t.Helper()
-	b := make([]byte, 70_000)
+	b := make([]byte, min(70_000, int64(len(m.want))-off))
 	if _, err := f.ReadAt(b, off); err != nil || !bytes.Equal(b, m.want[off:off+int64(len(b))]) {
 		m.t.Errorf("read at %d: %v", off, err)
 	}
@@ -152,6 +152,14 @@ func TestCompleteFromTheStart(t *testing.T) {
 		if s := m.stats(); s.Reads != 0 || s.PassthroughOpens == 0 {
 			t.Errorf("asFile=%v: %+v", asFile, s)
 		}
+	}
+}
+
+func TestEmptyFile(t *testing.T) {
+	for _, asFile := range []bool{false, true} {
+		m := serve(t, setup{size: empty, serverConfig: serverConfig{Complete: true, Options: Options{AsFile: asFile}}})
+		m.sequential(t)
+		m.check(m.open(os.O_RDONLY|unix.O_DIRECT), 0)
 	}
 }
 

@@ -247,6 +247,37 @@ func TestMountWithoutBlob(t *testing.T) {
 	}
 }
 
+// TestMountIsGivenUp: the mount point is clean again when the mount fails after the kernel has been attached.
+func TestMountIsGivenUp(t *testing.T) {
+	needFUSE(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	dir := t.TempDir()
+	o := Defaults()
+	o.FSName = testSource() + t.Name()
+	if _, err := Mount(ctx, dir, File{Name: "x", Blob: localBlob(t, 1000)}, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if i, err := find(dir); err == nil {
+		t.Errorf("still mounted: %+v", i)
+	}
+}
+
+func TestReserve(t *testing.T) {
+	release, err := reserve("/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reserve("/a"); !errors.Is(err, ErrBusy) {
+		t.Errorf("second: %v", err)
+	}
+	release()
+	if release, err = reserve("/a"); err != nil {
+		t.Errorf("after release: %v", err)
+	}
+	release()
+}
+
 // BenchmarkRead is our part of a READ of present bytes: without the kernel's.
 func BenchmarkRead(b *testing.B) {
 	for name, size := range map[string]uint32{"4K": 4 << 10, "128K": 128 << 10} {

@@ -83,7 +83,7 @@ var messages = []struct {
 	},
 	{
 		"extended handshake", peerwire.AppendExtendedHandshake(nil, peerwire.ExtendedHandshake{Client: "x", Port: 7, Queue: 9}),
-		"0000001f1400" + hex.EncodeToString([]byte("d1:mde1:pi7e4:reqqi9e1:v1:xe")),
+		"0000001e1400" + hex.EncodeToString([]byte("d1:mde1:pi7e4:reqqi9e1:v1:xe")),
 		peerwire.Message{ID: peerwire.Extended, Data: []byte("d1:mde1:pi7e4:reqqi9e1:v1:xe")},
 	},
 	{

@@ -27,7 +27,7 @@ type peer struct {
 	rd     *peerwire.Reader // used by the reader only
 	wr     *peerwire.Writer // used by the writer only
 	prompt *promptReader
-	ctx    context.Context  // ends with the connection
+	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
 
 	strays int // used by the reader only: blocks that came although nobody asked (any more)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # prereq.sh NEED…: says which of the named prerequisites are missing and what to do about each. Installs nothing.
-#   fuse   /dev/fuse, and root or fusermount3      nginx  the origin of the tests
-#   race   a C compiler, for go test -race
+#   fuse         /dev/fuse, and root or fusermount3    nginx       the origin of the tests
+#   fusermount   fusermount3, also for root            libtorrent  a foreign BitTorrent client
+#   race         a C compiler, for go test -race
 # Exit status 1 when something is missing.
 set -u
 missing=0
@@ -20,6 +21,12 @@ for need in "$@"; do
 			command -v fusermount3 >/dev/null || lack fusermount3 "apt-get install fuse3 (or run as root)"
 			[ ! -c /dev/fuse ] || [ -w /dev/fuse ] || lack "/dev/fuse" "is not writable for you: run as root, or chmod 0666 /dev/fuse"
 		fi
+		;;
+	fusermount)
+		command -v fusermount3 >/dev/null || lack fusermount3 "apt-get install fuse3"
+		;;
+	libtorrent)
+		/usr/bin/python3 -c 'import libtorrent' 2>/dev/null || lack libtorrent "apt-get install python3-libtorrent"
 		;;
 	nginx)
 		command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || lack nginx "apt-get install nginx-light"

@@ -165,7 +165,7 @@ type transfer struct {
 	begun    time.Time
 	status   control.Transfer // the last that was known
 	complete bool             // out has its name
-	created  bool             // the part folder is ours
+	created  bool             // the part folder is ours to remove, and not another process's
 }
 
 // run joins the swarm, downloads, checks and places the file.
@@ -176,6 +176,7 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 	}
 	_, statErr := os.Stat(t.part.dir)
 	there := statErr == nil && t.part.out != ""
+	t.created = !there
 	n, err := node.New(c, node.Options{Version: version(), Log: log, Alone: true})
 	if err != nil {
 		return err

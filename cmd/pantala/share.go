@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/node"
@@ -134,5 +135,9 @@ func unshare(ctx context.Context, c config.Config, r control.ShareRequest) error
 	if r.Path != "" {
 		name = r.Path
 	}
-	return control.NewClient(c.State).Unshare(ctx, name)
+	err := control.NewClient(c.State).Unshare(ctx, name)
+	if errors.Is(err, control.ErrNoDaemon) {
+		return fmt.Errorf("%w: %w: nothing is shared", blob.ErrNotFound, err)
+	}
+	return err
 }

@@ -64,14 +64,27 @@ func (a *app) withDaemon(ctx context.Context, c config.Config, f func(*control.C
 	return err
 }
 
+// stopAgain is how often, and stopFor how long, a daemon is asked to stop that still has something to do: the
+// request that we gave up ends there a moment later than here.
+const (
+	stopAgain = 10 * time.Millisecond
+	stopFor   = time.Second
+)
+
 // stopStarted stops a daemon that has nothing to do and waits until it is gone. When somebody else has given
 // it work meanwhile it stays.
 func stopStarted(client *control.Client, started *exec.Cmd) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	if stopping, err := client.Stop(ctx, true); err != nil || !stopping {
-		started.Process.Release()
-		return
+	for begun := time.Now(); ; time.Sleep(stopAgain) {
+		stopping, err := client.Stop(ctx, true)
+		if err == nil && stopping {
+			break
+		}
+		if err != nil || time.Since(begun) > stopFor {
+			started.Process.Release()
+			return
+		}
 	}
 	kill := time.AfterFunc(2*stopTimeout, func() { started.Process.Kill() })
 	started.Wait()
