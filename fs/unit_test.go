@@ -111,7 +111,11 @@ func FuzzStatus(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte(statusFormat))
-	f.Fuzz(func(t *testing.T, b []byte) { fatalPending(b) })
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if fatal, err := fatalPending(b); fatal && (err != nil || !strings.Contains(string(b), "Pnd:")) {
+			t.Errorf("%v, %v for %q", fatal, err, b)
+		}
+	})
 }
 
 func TestHelperError(t *testing.T) {

@@ -23,7 +23,7 @@ const (
 	busyTick = 50 * time.Millisecond
 	// goneWait is how long the connection may live on after an unmount before we conclude that another mount
 	// namespace, such as a container's, has it mounted too.
-	goneWait = 5 * time.Second
+	goneWait = 2 * time.Second
 )
 
 // Unmount takes the mount away. While it is in use it tries again for two seconds, or until ctx ends, and then
@@ -41,8 +41,10 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 	case <-m.done:
 		return nil
 	case <-ctx.Done():
+		m.leaving.Store(false)
 		return fmt.Errorf("%w: %s was unmounted but is still served: %w", ErrBusy, m.dir, ctx.Err())
 	case <-timer.C:
+		m.leaving.Store(false)
 		return fmt.Errorf("%w: %s was unmounted here, but another mount namespace (a container?) still has it; stop that, or unmount with --force", ErrBusy, m.dir)
 	}
 }

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -130,6 +131,40 @@ func TestLazyUnmount(t *testing.T) {
 	m.ask(command{Op: "auto", Ms: 10})
 	m.check(f, 2<<20)
 	f.Close()
+	m.ask(command{Op: "done"})
+}
+
+// TestOtherNamespace: a container that was started while the mount was there has it too.
+func TestOtherNamespace(t *testing.T) {
+	m := serve(t, setup{hold: true})
+	m.ask(command{Op: "present", N: 1 << 20})
+	// The shell says something once it is in its own namespace, and ends when its input does.
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `echo in; read x; cmp -n 1048576 "$0" "$1" && echo same; read x`, m.path, m.dir+"/../data")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Process.Kill(); cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	lines.Scan()
+	if a := m.try(command{Op: "unmount"}); a.Class != "busy" || !strings.Contains(a.Err, "another mount namespace") {
+		t.Errorf("%+v", a)
+	}
+	m.notMounted()
+	fmt.Fprintln(in)
+	if lines.Scan(); lines.Text() != "same" {
+		t.Errorf("the container reads %q", lines.Text())
+	}
+	in.Close()
+	cmd.Wait()
 	m.ask(command{Op: "done"})
 }
 

@@ -10,14 +10,16 @@
 //
 // # Goroutines
 //
-// One per mount, which waits for its end; one per live blob that has a digest to be checked; one per lost
-// origin that is asked now and then whether it is back. All belong to the [Node]: Close waits for them. The
-// parts own theirs.
+// One per mount, which waits for its end, belongs to the [Node]: Close waits for it. Those of a live blob (the
+// wait for a tracker's first answer, the check of a digest, the questions to an origin that was away) belong to
+// that blob: its last release waits for them. hashFile and Download.Wait wait for their own. The parts own
+// theirs.
 //
 // # Locks
 //
-// Node.mu guards the tables of mounts, shares and live blobs. It is held for table look-ups only, never over
-// I/O, a channel or a call into another package.
+// Node.mu guards the tables of mounts, shares, live blobs and engines. It is held for look-ups only, never over
+// I/O, a channel or a call into another package. live.swarms guards the list of swarms that a blob is in; it is
+// a leaf.
 //
 // # Errors
 //

@@ -24,8 +24,6 @@ type Options struct {
 	Version string        // for status and the User-Agent
 	Log     *slog.Logger  // nil = discard
 	Idle    time.Duration // how long to live without mounts and shares; 0 = for ever
-	// Alone says that this node serves one download: its store is its own and keeps no quota.
-	Alone bool
 }
 
 // Node is one running pantala. It implements control.Node.

@@ -2,9 +2,6 @@ package swarm_test
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -72,7 +69,3 @@ func BenchmarkRandomBlock(b *testing.B) {
 		}
 	}
 }
-
-var _ = exec.Command
-var _ = os.Args
-var _ = fmt.Sprint

@@ -67,7 +67,10 @@ func (e addAddrs) apply(l *loop) {
 	l.dial(at)
 }
 
-func (e dialFailed) apply(l *loop) { l.book.failed(e.addr, now()) }
+func (e dialFailed) apply(l *loop) {
+	l.book.failed(e.addr, now())
+	l.rearm = true
+}
 
 // apply lets a connection in, unless there is a better one to the same peer already.
 func (e peerConnected) apply(l *loop) {
@@ -161,6 +164,7 @@ func (e peerGone) apply(l *loop) {
 	l.part(p)
 	if p.dialed.IsValid() {
 		l.book.failed(p.dialed, now())
+		l.rearm = true
 	}
 }
 

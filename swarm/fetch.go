@@ -45,7 +45,12 @@ func (t *Torrent) Fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
 		}
 		left = append(left, pt)
 	}
-	t.post(abandoned{left})
+	select {
+	case <-t.stop:
+		err = blob.ErrClosed // whatever went wrong while everything was closed
+	default:
+		t.post(abandoned{left})
+	}
 	return fmt.Errorf("fetch blocks %s from peers: %w", r, err)
 }
 

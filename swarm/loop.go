@@ -26,6 +26,7 @@ type loop struct {
 	ticked  time.Time // last tick
 	rechoke time.Time // last look at the slots
 	dirty   bool      // schedule may find something to do
+	rearm   bool      // the next tick may be due earlier
 }
 
 // event is something that happened. While it is applied it is the only accessor of the loop.
@@ -82,6 +83,10 @@ func (l *loop) run() {
 			if !busy && len(l.active) > 0 {
 				timer.Reset(tickBusy)
 			}
+		}
+		if l.rearm {
+			l.rearm = false
+			timer.Reset(l.pause())
 		}
 		if l.t.avail.raised {
 			l.t.avail.raised = false

@@ -246,9 +246,6 @@ func TestUnavailable(t *testing.T) {
 	if err := fetch(deadline(t), tb, bare, g.PieceBlocks(2)); err != nil {
 		t.Error(err)
 	}
-	// The claim is disputed and dropped.
-	bare2 := empty(t, g)
-	_ = bare2
 	for _, r := range []blob.Run{{}, {First: 64, Count: 1}, {First: 60, Count: 5}, {First: 1<<32 - 1, Count: 2}} {
 		if tb.Has(r) {
 			t.Errorf("Has(%s)", r)

@@ -105,6 +105,13 @@ func (pt *part) absentBlocks(dst []uint32) []uint32 {
 	return dst
 }
 
+// arriving reports whether a block has come since it was seen missing, or is being received.
+func (pt *part) arriving(block uint32) bool {
+	pt.mu.Lock()
+	defer pt.mu.Unlock()
+	return pt.phase != filling || pt.blocks[block-pt.run.First].state != absent
+}
+
 // begin gives the reader of p the memory of a block to receive into. nil: the block is not wanted (any
 // more), its payload is to be discarded.
 func (pt *part) begin(block uint32, p *peer) []byte {

@@ -164,6 +164,14 @@ func (p *peer) forget(pt *part) {
 	})
 }
 
+// owes reports whether a block was asked of the peer for a part, and not answered yet.
+func (p *peer) owes(block uint32, pt *part) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w, ok := p.wanted[block]
+	return ok && w.part == pt
+}
+
 // drop forgets what was asked of the peer for a part, which it will not answer.
 func (p *peer) drop(pt *part) {
 	p.mu.Lock()

@@ -167,6 +167,15 @@ func (l *loop) hedge(at time.Time) {
 		}
 		a := pt.asks[len(pt.asks)-1]
 		asked := at.Sub(a.at)
+		if asked >= 2*tickBusy && pt.orphaned() {
+			for _, a := range pt.asks {
+				delete(a.p.parts, pt)
+				a.p.forget(pt)
+			}
+			pt.asks = nil
+			l.requeue(pt)
+			continue
+		}
 		if asked < hedgeAfter || !pt.waits() {
 			continue
 		}
@@ -183,6 +192,21 @@ func (l *loop) hedge(at time.Time) {
 			l.ask(pt, p)
 		}
 	}
+}
+
+// orphaned reports whether a block of the part is missing that nobody is going to send: the copy of one peer
+// was discarded because another one's was under way, and that one then broke off.
+func (pt *part) orphaned() bool {
+next:
+	for _, b := range pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer)) {
+		for _, a := range pt.asks {
+			if a.p.owes(b, pt) {
+				continue next
+			}
+		}
+		return !pt.arriving(b)
+	}
+	return false
 }
 
 // patience is how long a part may wait for a peer: twice the 95th percentile of its latencies.

@@ -177,7 +177,7 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 	_, statErr := os.Stat(t.part.dir)
 	there := statErr == nil && t.part.out != ""
 	t.created = !there
-	n, err := node.New(c, node.Options{Version: version(), Log: log, Alone: true})
+	n, err := node.New(c, node.Options{Version: version(), Log: log})
 	if err != nil {
 		return err
 	}
