@@ -10,16 +10,18 @@ import (
 
 // sequence reports samples of cold sequential readings.
 func sequence(b *testing.B, bytes int64, all []cold) (mbs, cpu float64) {
-	var m, c, rss samples
+	var m, c, d, rss samples
 	for _, x := range all {
 		m = append(m, float64(bytes)/1e6/x.seconds)
 		c = append(c, x.cpu/(float64(bytes)/gib))
+		d = append(d, x.daemon/(float64(bytes)/gib))
 		rss = append(rss, x.rss)
 	}
 	hideTime(b)
 	b.ReportMetric(m.median(), "MB/s")
 	b.ReportMetric(c.median(), "cpu-s/GiB")
-	if rss.median() > 0 {
+	if rss.median() > 0 { // there is a daemon
+		b.ReportMetric(d.median(), "daemon-cpu-s/GiB")
 		b.ReportMetric(rss.median(), "rss-MiB")
 	}
 	return m.median(), c.median()

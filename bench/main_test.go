@@ -105,7 +105,7 @@ func unmountRclone(b *testing.B, w *e2etest.World, p *e2etest.Process, dir strin
 
 // cold is one reading of a mount that has nothing yet.
 type cold struct {
-	seconds, cpu, p50, p95, rss float64
+	seconds, cpu, daemon, p50, p95, rss float64 // seconds, CPU seconds of both and of the daemon alone, µs, MiB
 }
 
 // readCold reads path, served by pid, and measures both sides.
@@ -113,9 +113,9 @@ func readCold(w *e2etest.World, pid int, r e2etest.Read) cold {
 	w.T.Helper()
 	before := e2etest.CPU(pid)
 	found, res := w.MustRead(limit, r)
-	cpu := e2etest.CPU(pid) - before + res.CPU
+	daemon := (e2etest.CPU(pid) - before).Seconds()
 	_, _, peak := e2etest.RSS(pid)
-	return cold{found.Passes[0], cpu.Seconds(), found.P50, found.P95, float64(peak) / (1 << 20)}
+	return cold{found.Passes[0], daemon + res.CPU.Seconds(), daemon, found.P50, found.P95, float64(peak) / (1 << 20)}
 }
 
 // pantalaCold measures one cold reading by a fresh node, outside of b's timer except for the reading.

@@ -26,6 +26,7 @@ type flight struct {
 	run     blob.Run
 	class   blob.Class
 	kind    sourceKind
+	follows bool // more of the same will be read: the pieces will be completed
 	started time.Time
 	cancel  context.CancelFunc
 
@@ -55,7 +56,8 @@ func (f *flight) late(block uint32, since, now time.Time) (late bool, avoid sour
 }
 
 // launch starts a transfer of run unless there are enough of its sort already. Needs mu.
-func (b *Blob) launch(run blob.Run, class blob.Class, kind sourceKind, now time.Time) {
+func (b *Blob) launch(run blob.Run, n need, kind sourceKind, now time.Time) {
+	class := n.class
 	s := &b.sides[kind]
 	if class <= blob.Read {
 		if s.demand >= maxDemand {
@@ -72,7 +74,7 @@ func (b *Blob) launch(run blob.Run, class blob.Class, kind sourceKind, now time.
 		b.hedges.Add(1)
 	}
 	ctx, cancel := context.WithCancel(blob.WithClass(b.ctx, class))
-	f := &flight{run: run, class: class, kind: kind, started: now, cancel: cancel}
+	f := &flight{run: run, class: class, kind: kind, follows: n.follows, started: now, cancel: cancel}
 	f.progress.Store(now.UnixNano())
 	f.front.Store(run.First)
 	b.flights[f] = struct{}{}
@@ -87,13 +89,13 @@ func (b *Blob) startStream(n need, now time.Time) {
 		for p := b.geo.PieceOf(n.run.First); p < b.geo.PiecesOf(n.run).End(); p++ {
 			part := b.geo.PieceBlocks(p).Intersect(n.run)
 			if b.flightsOver(part) == 0 || n.late {
-				b.launch(part, n.class, fromPeers, now)
+				b.launch(part, n, fromPeers, now)
 			}
 		}
 		return
 	}
 	if s := &b.sides[fromOrigin]; s.demand+s.bulk == 0 && now.After(s.restUntil) {
-		b.launch(b.geo.Blob(), n.class, fromOrigin, now)
+		b.launch(b.geo.Blob(), n, fromOrigin, now)
 	}
 }
 

@@ -124,12 +124,12 @@ func (b *Blob) pump(now time.Time) time.Duration {
 	}
 	var wish wish
 	if b.plan != nil {
-		for f := range b.flights { // what is being read stays leased
-			if f.kind != fromOrigin {
+		for f := range b.flights { // what is being read stays, or becomes, ours
+			if f.kind != fromOrigin || !f.follows {
 				continue
 			}
 			for p, run := b.geo.PieceOf(f.run.First), b.geo.PiecesOf(f.run); p < run.End(); p++ {
-				if b.plan.Mine(p) && !b.store.PieceComplete(p) {
+				if !b.store.PieceComplete(p) {
 					wish.add(p, blob.Readahead)
 				}
 			}

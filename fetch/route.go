@@ -159,7 +159,7 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 			at = end
 			continue
 		}
-		b.launch(blob.Run{First: at, Count: end - at}, n.class, kind, now)
+		b.launch(blob.Run{First: at, Count: end - at}, n, kind, now)
 		at = end
 	}
 }

@@ -40,12 +40,12 @@ type nullSink struct {
 func newNullSink(size int64) *nullSink {
 	return &nullSink{
 		g: blob.GeometryFor(size), lent: map[uint32][]byte{},
-		free: sync.Pool{New: func() any { return make([]byte, blob.MaxBuffer*blob.BlockSize) }},
+		free: sync.Pool{New: func() any { p := make([]byte, blob.MaxBuffer*blob.BlockSize); return &p }},
 	}
 }
 
 func (s *nullSink) Buffer(_ context.Context, r blob.Run) ([]byte, error) {
-	p := s.free.Get().([]byte)
+	p := *s.free.Get().(*[]byte)
 	s.mu.Lock()
 	s.lent[r.First] = p
 	s.mu.Unlock()
@@ -58,7 +58,7 @@ func (s *nullSink) Done(r blob.Run) error {
 	p := s.lent[r.First]
 	delete(s.lent, r.First)
 	s.mu.Unlock()
-	s.free.Put(p)
+	s.free.Put(&p)
 	return nil
 }
 

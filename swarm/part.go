@@ -105,11 +105,15 @@ func (pt *part) absentBlocks(dst []uint32) []uint32 {
 	return dst
 }
 
+// stuckAfter is how long receiving a block may take before it counts as stuck: 16 KiB/s.
+const stuckAfter = time.Second
+
 // arriving reports whether a block has come since it was seen missing, or is being received.
-func (pt *part) arriving(block uint32) bool {
+func (pt *part) arriving(block uint32, at time.Time) bool {
 	pt.mu.Lock()
 	defer pt.mu.Unlock()
-	return pt.phase != filling || pt.blocks[block-pt.run.First].state != absent
+	b := &pt.blocks[block-pt.run.First]
+	return pt.phase != filling || b.state == received || b.state == receiving && at.Sub(b.since) < stuckAfter
 }
 
 // begin gives the reader of p the memory of a block to receive into. nil: the block is not wanted (any

@@ -162,12 +162,16 @@ const (
 // hedge asks another peer for parts of which nothing has come for longer than their peer usually takes.
 func (l *loop) hedge(at time.Time) {
 	for pt := range l.active {
-		if len(pt.asks) == 0 || len(pt.asks) >= maxAsks {
+		if !pt.waits() {
+			continue
+		}
+		if len(pt.asks) == 0 {
+			l.requeue(pt)
 			continue
 		}
 		a := pt.asks[len(pt.asks)-1]
 		asked := at.Sub(a.at)
-		if asked >= 2*tickBusy && pt.orphaned() {
+		if asked >= 2*tickBusy && pt.orphaned(at) {
 			for _, a := range pt.asks {
 				delete(a.p.parts, pt)
 				a.p.forget(pt)
@@ -176,7 +180,7 @@ func (l *loop) hedge(at time.Time) {
 			l.requeue(pt)
 			continue
 		}
-		if asked < hedgeAfter || !pt.waits() {
+		if asked < hedgeAfter || len(pt.asks) >= maxAsks {
 			continue
 		}
 		silent := asked
@@ -195,8 +199,8 @@ func (l *loop) hedge(at time.Time) {
 }
 
 // orphaned reports whether a block of the part is missing that nobody is going to send: the copy of one peer
-// was discarded because another one's was under way, and that one then broke off.
-func (pt *part) orphaned() bool {
+// was discarded because another one's was under way, and that one then broke off, or got stuck.
+func (pt *part) orphaned(at time.Time) bool {
 next:
 	for _, b := range pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer)) {
 		for _, a := range pt.asks {
@@ -204,7 +208,9 @@ next:
 				continue next
 			}
 		}
-		return !pt.arriving(b)
+		if !pt.arriving(b, at) {
+			return true
+		}
 	}
 	return false
 }

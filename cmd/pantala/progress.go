@@ -74,9 +74,9 @@ func (p *progress) draw(now control.Progress) {
 	p.bar = p.bars.New(max(now.Total, 0), style,
 		mpb.PrependDecorators(decor.Name(p.name+" "), decor.Any(func(decor.Statistics) string { return counts(*p.now.Load()) })),
 		mpb.AppendDecorators(
-			decor.EwmaSpeed(decor.SizeB1024(0), "% .1f ", 15),
-			decor.EwmaETA(decor.ET_STYLE_GO, 15),
-			decor.Any(func(decor.Statistics) string { return " " + share(*p.now.Load(), first) }),
+			decor.MovingAverageSpeed(decor.SizeB1024(0), "% .1f, ETA ", decor.NewThreadSafeMovingAverage(new(smooth))),
+			decor.MovingAverageETA(decor.ET_STYLE_GO, decor.NewThreadSafeMovingAverage(new(smooth)), nil),
+			decor.Any(func(decor.Statistics) string { return ", " + share(*p.now.Load(), first) }),
 		),
 		mpb.BarRemoveOnComplete(),
 	)
@@ -84,6 +84,24 @@ func (p *progress) draw(now control.Progress) {
 	p.bar.SetRefill(first)
 	p.last = time.Now()
 }
+
+// smooth is an exponentially weighted moving average that has a value from its first sample on; the one of mpb
+// says 0 for ten. At five samples a second a quarter forgets what was a second ago to a third.
+type smooth struct{ value float64 }
+
+// Add takes one sample.
+func (s *smooth) Add(x float64) {
+	if s.value == 0 {
+		s.value = x
+	}
+	s.value += (x - s.value) / 4
+}
+
+// Value is the average.
+func (s *smooth) Value() float64 { return s.value }
+
+// Set starts anew.
+func (s *smooth) Set(x float64) { s.value = x }
 
 // drop takes the bar away.
 func (p *progress) drop() {

@@ -29,10 +29,15 @@ func startTime(pid int) string {
 	return "gone"
 }
 
-// Alive reports whether pid runs; a zombie does not.
+// Alive reports whether pid runs. A zombie does not, unless threads of it are still about to end: they hold its
+// files and sockets.
 func Alive(pid int) bool {
 	f := statFields(pid)
-	return len(f) > 0 && f[0] != "Z" && f[0] != "X"
+	if len(f) == 0 || f[0] == "X" {
+		return false
+	}
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return f[0] != "Z" || len(threads) > 1
 }
 
 // CPU is the user and system time that a process has used so far, its threads included.
