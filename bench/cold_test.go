@@ -10,19 +10,20 @@ import (
 
 // sequence reports samples of cold sequential readings.
 func sequence(b *testing.B, bytes int64, all []cold) (mbs, cpu float64) {
-	var m, c, d, rss samples
+	var m, c, d, rss, anon samples
 	for _, x := range all {
 		m = append(m, float64(bytes)/1e6/x.seconds)
 		c = append(c, x.cpu/(float64(bytes)/gib))
 		d = append(d, x.daemon/(float64(bytes)/gib))
-		rss = append(rss, x.rss)
+		rss, anon = append(rss, x.rss), append(anon, x.anon)
 	}
 	hideTime(b)
 	b.ReportMetric(m.median(), "MB/s")
 	b.ReportMetric(c.median(), "cpu-s/GiB")
 	if rss.median() > 0 { // there is a daemon
 		b.ReportMetric(d.median(), "daemon-cpu-s/GiB")
-		b.ReportMetric(rss.median(), "rss-MiB")
+		b.ReportMetric(rss.median(), "rss-MiB") // pages of the cache file that it has mapped included
+		b.ReportMetric(anon.median(), "anon-MiB")
 	}
 	return m.median(), c.median()
 }

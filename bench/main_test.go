@@ -105,7 +105,7 @@ func unmountRclone(b *testing.B, w *e2etest.World, p *e2etest.Process, dir strin
 
 // cold is one reading of a mount that has nothing yet.
 type cold struct {
-	seconds, cpu, daemon, p50, p95, rss float64 // seconds, CPU seconds of both and of the daemon alone, µs, MiB
+	seconds, cpu, daemon, p50, p95, rss, anon float64 // seconds, CPU seconds of both and of the daemon alone, µs, MiB
 }
 
 // readCold reads path, served by pid, and measures both sides.
@@ -114,8 +114,8 @@ func readCold(w *e2etest.World, pid int, r e2etest.Read) cold {
 	before := e2etest.CPU(pid)
 	found, res := w.MustRead(limit, r)
 	daemon := (e2etest.CPU(pid) - before).Seconds()
-	_, _, peak := e2etest.RSS(pid)
-	return cold{found.Passes[0], daemon + res.CPU.Seconds(), daemon, found.P50, found.P95, float64(peak) / (1 << 20)}
+	_, anon, peak := e2etest.RSS(pid)
+	return cold{found.Passes[0], daemon + res.CPU.Seconds(), daemon, found.P50, found.P95, float64(peak) / (1 << 20), float64(anon) / (1 << 20)}
 }
 
 // pantalaCold measures one cold reading by a fresh node, outside of b's timer except for the reading.

@@ -3,6 +3,7 @@
 //
 //	go test ./e2e/               256 MiB files, ten kills
 //	go test ./e2e/ -full         1 GiB files, fifty kills (also E2E_FULL=1)
+//	E2E_RACE=1 go test ./e2e/    a node that is built with the race detector
 //
 // # Place
 //

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -80,9 +82,9 @@ func TestHardMountWaits(t *testing.T) {
 	}
 }
 
-// An object whose size nobody says, and one that comes only as a whole, mount too.
-func TestWithoutSizeOrRanges(t *testing.T) {
-	for _, how := range []string{"chunked", "norange"} {
+// An object whose size nobody says, one that comes only as a whole, and one that is elsewhere mount too.
+func TestOddServers(t *testing.T) {
+	for _, how := range []string{"chunked", "norange", "moved"} {
 		t.Run(how, func(t *testing.T) {
 			w := e2etest.New(t)
 			file := small(t)
@@ -98,6 +100,46 @@ func TestWithoutSizeOrRanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The origin goes down while somebody reads, and comes back: the reader waits, and nothing else.
+func TestOriginComesBack(t *testing.T) {
+	w := e2etest.New(t)
+	file := small(t)
+	ng := w.Nginx("100m")
+	n := w.Node("n")
+	path := n.Mount(ng.Serve(file, "model.bin"), "--fill", "never")
+	w.MustRead(readLimit, e2etest.Read{Path: path, Want: file.Path, Len: 8 << 20})
+	ng.Stop()
+	reader := w.Reader(e2etest.Read{Path: path, Want: file.Path})
+	w.Until(20*time.Second, "the read waits", func() bool { return n.MountStatus(path).Waiting > 0 })
+	if reader.Ended() {
+		t.Fatalf("%v", reader.Wait(time.Second))
+	}
+	ng.Again()
+	found, _ := w.ReadResult(reader, readLimit)
+	found.MustBeRight(w)
+	if m := n.MountStatus(path); m.Errors != 0 {
+		t.Errorf("%d reads failed", m.Errors)
+	}
+}
+
+// What is cached can be mounted while the origin is away; who mounts is told.
+func TestMountWhileTheOriginIsAway(t *testing.T) {
+	w := e2etest.New(t)
+	file := small(t)
+	ng := w.Nginx("100m")
+	url := ng.Serve(file, "model.bin")
+	n, dir := w.Node("n"), w.Dir("mnt")
+	mustSum(t, sum(w, n.MountAt(dir, url)), file)
+	n.Stop()
+	ng.Stop()
+	r := n.Must("mount", url, dir)
+	t.Logf("%s", r.Stderr)
+	if len(e2etest.Lines(r.Stderr)) != 1 || !strings.Contains(r.Stderr, "warning") {
+		t.Errorf("want one line with a warning: %q", r.Stderr)
+	}
+	mustSum(t, sum(w, filepath.Join(dir, "model.bin")), file)
 }
 
 // A changed object is another blob: the old mount reads what it has, and EIO for what it has not; a new mount

@@ -152,7 +152,7 @@ func TestDeadTracker(t *testing.T) {
 func TestTrackerKilledMidway(t *testing.T) {
 	w := e2etest.New(t)
 	file := small(t)
-	ng := w.Nginx("8m")
+	ng := w.Nginx("4m")
 	ng.Serve(file, "model.bin")
 	url := ng.URL + "/slow/model.bin"
 	tr := w.Tracker()
@@ -160,7 +160,7 @@ func TestTrackerKilledMidway(t *testing.T) {
 	pa, pb := a.Mount(url, "--fill", "never"), b.Mount(url, "--fill", "never")
 	sa, sb := sum(w, pa), sum(w, pb)
 	w.Until(readLimit, "a quarter of the file is on both nodes", func() bool {
-		return a.MountStatus(pa).Present > file.Size/4 && b.MountStatus(pb).Present > file.Size/4
+		return e2etest.Disk(a.State) > file.Size/4 && e2etest.Disk(b.State) > file.Size/4
 	})
 	tr.Kill()
 	if sa.Ended() || sb.Ended() {

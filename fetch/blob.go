@@ -29,8 +29,9 @@ type Planner interface {
 	// Shared reports whether others are in the swarm too, so that bulk reads from the origin need the lease.
 	// False: no tracker, none reachable, or nobody else there; read from the origin what you like.
 	Shared() bool
-	// Want replaces what this node would read from the origin, as runs of pieces, most urgent first.
-	Want(urgent, ahead []blob.Run)
+	// Want replaces the wish, as runs of pieces: reading names what is being read from the origin now, urgent
+	// what somebody is blocked on, ahead what would be read next; each the most urgent first.
+	Want(reading, urgent, ahead []blob.Run)
 	// Mine reports whether this node holds the lease of a piece, Held whether another one does.
 	Mine(piece uint32) bool
 	Held(piece uint32) bool

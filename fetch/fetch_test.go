@@ -351,7 +351,7 @@ func (p *plan) Held(i uint32) bool {
 	defer p.mu.Unlock()
 	return p.held[i]
 }
-func (p *plan) Want(urgent, _ []blob.Run) {
+func (p *plan) Want(_, urgent, _ []blob.Run) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(urgent) > 0 {

@@ -124,13 +124,13 @@ func (b *Blob) pump(now time.Time) time.Duration {
 	}
 	var wish wish
 	if b.plan != nil {
-		for f := range b.flights { // what is being read stays, or becomes, ours
+		for f := range b.flights { // what is being read stays, or becomes, this node's
 			if f.kind != fromOrigin || !f.follows {
 				continue
 			}
 			for p, run := b.geo.PieceOf(f.run.First), b.geo.PiecesOf(f.run); p < run.End(); p++ {
 				if !b.store.PieceComplete(p) {
-					wish.add(p, blob.Readahead)
+					wish.reading = append(wish.reading, blob.Run{First: p, Count: 1})
 				}
 			}
 		}
@@ -144,7 +144,7 @@ func (b *Blob) pump(now time.Time) time.Duration {
 		b.start(n, now, &wish)
 	}
 	if b.plan != nil {
-		b.plan.Want(wish.urgent, wish.ahead)
+		b.plan.Want(wish.reading, wish.urgent, wish.ahead)
 	}
 	switch {
 	case len(b.parked) > 0 || len(b.flights) > 0:
@@ -274,8 +274,8 @@ func (b *Blob) bulk(now time.Time) iter.Seq[need] {
 
 // wish collects the pieces that this node would read from the origin.
 type wish struct {
-	urgent, ahead []blob.Run
-	pieces        uint32
+	reading, urgent, ahead []blob.Run
+	pieces                 uint32 // in urgent and ahead
 }
 
 // add notes one piece.

@@ -71,5 +71,8 @@ func (w *Writer) Piece(head []byte, body Body, off int64, n int) error {
 	if err != nil {
 		return fmt.Errorf("piece header: %w", err)
 	}
-	return body.SendTo(w.conn, off, n)
+	return body.SendTo(w, off, n)
 }
+
+// SyscallConn is the socket, made once: [net.TCPConn.SyscallConn] allocates each time.
+func (w *Writer) SyscallConn() (syscall.RawConn, error) { return w.raw, nil }

@@ -47,7 +47,7 @@ func (l *loop) ban(p *peer, why string) {
 		l.book.ban(p.listens)
 	}
 	p.close("banned: %s", why)
-	l.part(p)
+	l.remove(p)
 }
 
 // suspect is a peer whose leaves fold to something else than a claimed root: either it lies, or the claim is

@@ -1,6 +1,9 @@
 package swarm
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // rotateAfter is how long a served peer keeps its slot while others wait for one. BEP 3 clients rotate every
 // 10 s (choke round) to 30 s (optimistic).
@@ -32,7 +35,7 @@ func choose(seats []seat, slots int, at time.Time) (choke, unchoke []int) {
 		}
 	}
 	// Who waits longest comes first: there is no other order among equals that is fair.
-	sortBy(waiting, func(i int) time.Time { return seats[i].since })
+	slices.SortStableFunc(waiting, func(a, b int) int { return seats[a].since.Compare(seats[b].since) })
 	for _, w := range waiting {
 		switch {
 		case free > 0:
@@ -61,15 +64,9 @@ func choose(seats []seat, slots int, at time.Time) (choke, unchoke []int) {
 // asked for anything in that time is preferred. -1: none.
 func victim(seats []seat, taken []int, at time.Time) int {
 	best := -1
-next:
 	for i, s := range seats {
-		if !s.served || !s.interested || at.Sub(s.since) < rotateAfter {
+		if !s.served || !s.interested || at.Sub(s.since) < rotateAfter || slices.Contains(taken, i) {
 			continue
-		}
-		for _, j := range taken {
-			if i == j {
-				continue next
-			}
 		}
 		if best < 0 {
 			best = i

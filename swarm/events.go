@@ -101,7 +101,7 @@ func (e peerConnected) apply(l *loop) {
 			return
 		}
 		old.close("replaced by a connection that both sides prefer")
-		l.part(old)
+		l.remove(old)
 	}
 	l.peers[p] = struct{}{}
 	l.ids[p.id] = p
@@ -158,18 +158,18 @@ func (l *loop) greet(p *peer) {
 func (e peerGone) apply(l *loop) {
 	p := e.p
 	p.mu.Lock()
-	why := p.blocked
+	why := p.why
 	p.mu.Unlock()
 	l.t.log.Debug("peer gone", "addr", p.addr, "why", why)
-	l.part(p)
+	l.remove(p)
 	if p.dialed.IsValid() {
 		l.book.failed(p.dialed, now())
 		l.rearm = true
 	}
 }
 
-// part takes a peer out of everything. It may be called again.
-func (l *loop) part(p *peer) {
+// remove takes a peer out of everything. It may be called again.
+func (l *loop) remove(p *peer) {
 	if p.closing {
 		return
 	}

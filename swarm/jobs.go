@@ -172,15 +172,18 @@ func (l *loop) bestForLeaves(job *leafJob) (best *peer) {
 	return best
 }
 
-// hedgeJobs asks a second peer for leaves that have not come in time. Hashes overtake blocks at the sender,
-// so no measured latency applies.
+// hedgeJobs asks one more peer for leaves that have not come in time. Hashes overtake blocks at the sender, so
+// no measured latency applies; they are small, so everybody may be asked in the end.
 func (l *loop) hedgeJobs(at time.Time) {
 	for _, job := range l.jobs {
-		if n := len(job.tries); n == 0 || n >= maxAsks || at.Sub(job.tries[n-1].at) < 2*hedgeAfter {
+		n := len(job.tries)
+		if n == 0 || at.Sub(job.tries[n-1].at) < 2*hedgeAfter {
 			continue
 		}
 		if p := l.bestForLeaves(job); p != nil {
 			l.send(l.try(job, p))
+		} else if at.Sub(job.tries[n-1].at) > requestTimeout {
+			l.failJob(job, nil) // who wants the piece again starts over
 		}
 	}
 }

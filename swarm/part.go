@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -249,14 +250,10 @@ func (pt *part) verify() {
 
 // senders are the peers that sent blocks of the part. mu is held.
 func (pt *part) senders() (ps []*peer) {
-next:
 	for i := range pt.run.Count {
-		for _, p := range ps {
-			if p == pt.blocks[i].from {
-				continue next
-			}
+		if p := pt.blocks[i].from; !slices.Contains(ps, p) {
+			ps = append(ps, p)
 		}
-		ps = append(ps, pt.blocks[i].from)
 	}
 	return ps
 }

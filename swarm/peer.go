@@ -30,7 +30,10 @@ type peer struct {
 	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
 
-	strays int // used by the reader only: blocks that came although nobody asked (any more)
+	// Used by the reader only.
+	strays  int       // blocks that came although nobody asked (any more)
+	chatter int       // messages without payload since quietAt
+	quietAt time.Time // start of the minute in which chatter is counted
 
 	// Owned by the loop.
 	have       set  // what it has
@@ -49,7 +52,6 @@ type peer struct {
 	lies       int // pieces for which its leaves did not fold to a claimed root
 	deaf       int // times that it left hashes to others to deliver
 	closing    bool
-	joined     time.Time
 
 	// Read by any goroutine.
 	serving  atomic.Bool  // slot, for the reader
@@ -59,11 +61,11 @@ type peer struct {
 	spoke    atomic.Int64 // when we wrote last, unix ns
 	lastReq  atomic.Int64 // when it asked for a block last, unix ns
 
-	mu      sync.Mutex // guards what follows
-	wanted  map[uint32]want
-	hashes  map[peerwire.HashRange][]*leafTry
-	meter   meter
-	blocked string // why it was closed, for the log
+	mu     sync.Mutex // guards what follows
+	wanted map[uint32]want
+	hashes map[peerwire.HashRange][]*leafTry
+	meter  meter
+	why    string // it was closed, for the log
 }
 
 // want is a block that was requested from a peer: until its answer has come it stays in peer.wanted, so that
@@ -86,7 +88,7 @@ func newPeer(t *Torrent, c *net.TCPConn, h peerwire.Handshake, dialed netip.Addr
 		out: newOutbox(), wr: wr,
 		have: newSet(n), offered: newSet(n), choking: true,
 		// 250 is what clients without "reqq" take, see BEP 10.
-		queue: 250, parts: make(map[*part]struct{}), joined: now(),
+		queue: 250, parts: make(map[*part]struct{}), quietAt: now(),
 		wanted: make(map[uint32]want), hashes: make(map[peerwire.HashRange][]*leafTry),
 	}
 	if p.prompt, err = newPromptReader(c, &p.inflight); err != nil {
@@ -103,8 +105,8 @@ func newPeer(t *Torrent, c *net.TCPConn, h peerwire.Handshake, dialed netip.Addr
 // close ends the connection; its goroutines follow, and the reader tells the loop.
 func (p *peer) close(format string, args ...any) {
 	p.mu.Lock()
-	if p.blocked == "" {
-		p.blocked = fmt.Sprintf(format, args...)
+	if p.why == "" {
+		p.why = fmt.Sprintf(format, args...)
 	}
 	p.mu.Unlock()
 	p.cancel()

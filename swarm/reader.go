@@ -49,7 +49,6 @@ func (p *peer) readAll() error {
 
 // handle does what a message asks for. An error means that the peer broke the protocol.
 func (p *peer) handle(m peerwire.Message) error {
-	n := p.t.geo.Pieces()
 	switch m.ID {
 	case peerwire.Piece:
 		return p.receive(m)
@@ -68,6 +67,27 @@ func (p *peer) handle(m peerwire.Message) error {
 		return p.hashesCame(m)
 	case peerwire.HashReject:
 		return p.hashesRejected(m.Range)
+	default:
+		return p.told(m)
+	}
+	return nil
+}
+
+// chatterLimit is how many messages without payload a peer may send in a minute, besides two per piece: each
+// costs the loop some time, and an honest peer sends a HAVE per piece in its life.
+const chatterLimit = 10_000
+
+// told passes on what the loop has to know.
+func (p *peer) told(m peerwire.Message) error {
+	n := p.t.geo.Pieces()
+	if p.chatter++; p.chatter > chatterLimit+2*int(n) {
+		at := now()
+		if at.Sub(p.quietAt) < time.Minute {
+			return fmt.Errorf("%w: %d messages without payload in a minute", blob.ErrInvalid, p.chatter)
+		}
+		p.chatter, p.quietAt = 0, at
+	}
+	switch m.ID {
 	case peerwire.Bitfield:
 		have := newSet(n)
 		if err := peerwire.ParseBitfield(have, n, m.Data); err != nil {

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -72,7 +73,7 @@ func (m *meter) p95() time.Duration {
 		return 0
 	}
 	s := m.lat
-	sortDurations(s[:n])
+	slices.Sort(s[:n])
 	return s[n*95/100]
 }
 

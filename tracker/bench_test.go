@@ -54,7 +54,7 @@ func BenchmarkWantToLease(b *testing.B) {
 		time.Sleep(urgentGap) // what a burst is held to is not what is measured
 		b.StartTimer()
 		begin := time.Now()
-		p.Want([]blob.Run{{First: i, Count: 1}}, nil)
+		p.Want(nil, []blob.Run{{First: i, Count: 1}}, nil)
 		for !p.Mine(i) {
 			<-p.woken
 		}
@@ -125,7 +125,7 @@ func BenchmarkPlan(b *testing.B) {
 		for i := range nodes {
 			nodes[i] = &planRequest{
 				key: key{1}, peer: peerID{byte(i)}, port: uint16(1000 + i), geometry: g, seq: time.Now().UnixNano(), full: true,
-				want: true, ahead: []blob.Run{{First: 0, Count: g.Pieces()}},
+				want: true, wish: wish{ahead: []blob.Run{{First: 0, Count: g.Pieces()}}},
 			}
 			last[i] = post(nodes[i])
 		}

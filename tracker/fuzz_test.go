@@ -41,7 +41,8 @@ func FuzzAnnounce(f *testing.F) {
 
 // FuzzPlan: whatever the body, the server answers bencoding, and its swarms stay consistent.
 func FuzzPlan(f *testing.F) {
-	f.Add((&planRequest{key: key{1}, peer: peerID{1}, geometry: small, full: true, seq: 1, want: true, ahead: whole}).append(nil))
+	f.Add((&planRequest{key: key{1}, peer: peerID{1}, geometry: small, full: true, seq: 1, want: true, wish: wish{ahead: whole}}).append(nil))
+	f.Add((&planRequest{key: key{1}, peer: peerID{3}, geometry: small, full: true, seq: 1, want: true, wish: wish{whole, whole, whole}}).append(nil))
 	f.Add((&planRequest{key: key{1}, peer: peerID{2}, geometry: small, full: true, seq: 1, have: whole, roots: []pieceRoot{{1, rootOf(1)}}}).append(nil))
 	f.Add((&planRequest{key: key{1}, peer: peerID{2}, geometry: small, stop: true}).append(nil))
 	f.Add([]byte("d1:vi1e3:key20:aaaaaaaaaaaaaaaaaaaa4:peer20:aaaaaaaaaaaaaaaaaaaa5:piecei16384e4:sizei0e4:fulli1ee"))

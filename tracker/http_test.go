@@ -214,7 +214,7 @@ func TestPlanRefusals(t *testing.T) {
 func TestStatsAndHealth(t *testing.T) {
 	s := NewServer(ServerOptions{})
 	announceFor(t, s, "10.0.0.1:1", id(1), "&left=0")
-	q := planRequest{key: key{1}, peer: peerID{1}, port: 1, geometry: small, full: true, want: true, ahead: whole}
+	q := planRequest{key: key{1}, peer: peerID{1}, port: 1, geometry: small, full: true, want: true, wish: wish{ahead: whole}}
 	ask(s, "POST", "/x/plan", "127.0.0.1:1", q.append(nil))
 	var got serverStats
 	w := ask(s, "GET", "/stats", "127.0.0.1:1", nil)
@@ -238,7 +238,7 @@ func TestStatsAndHealth(t *testing.T) {
 func TestPlanIsBencoding(t *testing.T) {
 	q := planRequest{
 		key: key{1}, peer: peerID{2}, port: 3, ip: "10.0.0.1", geometry: small, epoch: 4, seq: 5, gen: 6, log: 7, full: true, stop: true,
-		want: true, wait: 8 * time.Millisecond, urgent: []blob.Run{{First: 1, Count: 2}}, ahead: []blob.Run{{First: 3, Count: 4}},
+		want: true, wait: 8 * time.Millisecond, wish: wish{[]blob.Run{{First: 7, Count: 8}}, []blob.Run{{First: 1, Count: 2}}, []blob.Run{{First: 3, Count: 4}}},
 		have: []blob.Run{{First: 5, Count: 6}}, roots: []pieceRoot{{7, rootOf(7)}},
 	}
 	var any map[string]any
@@ -278,6 +278,6 @@ func TestPlanIsBencoding(t *testing.T) {
 }
 
 var unexported = cmp.Options{
-	cmp.AllowUnexported(planRequest{}, planReply{}, pieceRoot{}, planPeer{}),
+	cmp.AllowUnexported(planRequest{}, wish{}, planReply{}, pieceRoot{}, planPeer{}),
 	cmp.Comparer(func(a, b planPeer) bool { return a == b }),
 }

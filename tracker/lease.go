@@ -13,13 +13,20 @@ import (
 //   - A piece that a live node has, or whose roots are disputed, is not leased, but see starvation below.
 //   - A free piece goes to the node whose request wants it first: urgent runs before runs ahead, each in the
 //     order of the wish. Others that want it see it as held and get the next free pieces of their own wish.
+//   - What a node is reading is a fact, not a request: a free piece of it is leased to the node at once, so
+//     that nobody else reads it too. What another node holds a fresh lease for stays with that node.
 //   - What a node has leased and not yet reported is bounded by share, so that nodes that start together
-//     split the blob. Urgent pieces are counted apart, so that a blocked reader does not wait for the window
-//     ahead of it; a node never has more than twice its share.
-//   - A wish does not name what is being read already. A lease inside the wish lives as long as its holder
-//     completes any of its leases; one outside is being read or was given up, and lives as long as reading a
-//     piece usually takes. After that it is stale: it stays with the holder, which may still be reading, until
-//     another node wants the piece, and counts no more.
+//     split the blob. What it reads counts, but is leased beyond the share too: a node that was alone reads as
+//     much as it likes, and gets nothing more until others have caught up. Urgent pieces are counted apart, so
+//     that a blocked reader does not wait for the window ahead of it; a node never gets more than twice its
+//     share of what it is not reading.
+//   - A lease inside the wish, reading included, lives as long as its holder completes any of its leases. One
+//     outside was given up, or is read by a transfer that the holder does not count on, and lives as long as
+//     reading a piece usually takes. After that it is stale: it stays with the holder, which may still be
+//     reading, until another node wants the piece, and counts no more.
+//   - The end of solo: the node that was alone may read what nobody has leased to it. When the second one comes,
+//     the first is told and asked for its wish; until it answers, or askFor has passed, the others are leased
+//     only what they are reading themselves. Then it keeps what it wants.
 //   - Starvation: a node that wishes, has nothing leased and has completed nothing for a while wants pieces
 //     that others have and cannot, or will not, give it. It gets leases on those.
 
@@ -29,6 +36,13 @@ const (
 	maxShare = 16 << 20
 	// maxPatience bounds how far late completions stretch leaseFor: 16 × 2 s is about blob.DefaultTimeout.
 	maxPatience = 16
+	// maxReadBytes bounds what is leased to a node because it reads it: 4 transfers ahead and a dozen for
+	// blocked readers, of the 4 MiB at most that fetch asks an origin for at once. A stranger who reads
+	// everything makes no more leases than that.
+	maxReadBytes = 64 << 20
+	// askFor is how long others wait for the wish of the node that was alone: a round trip and a pass of its
+	// fetch take 1 to 10 ms on one network, and a blocked reader goes to the origin without a lease after 100.
+	askFor = 30 * time.Millisecond
 	// maxFormer bounds the list of nodes that a piece was taken from.
 	maxFormer = 8
 )
@@ -50,7 +64,7 @@ func (s *swarm) share() int64 {
 }
 
 // wish replaces what n wants. A lease that it had given up and takes up again is a new one.
-func (s *swarm) wish(now time.Time, n *node, urgent, ahead []blob.Run) {
+func (s *swarm) wish(now time.Time, n *node, w wish) {
 	var dropped []*lease
 	for i, l := range n.leases {
 		if l.stale && !n.wants(i) {
@@ -60,7 +74,7 @@ func (s *swarm) wish(now time.Time, n *node, urgent, ahead []blob.Run) {
 	if n.idle() {
 		n.fed = now
 	}
-	n.urgent, n.ahead = urgent, ahead
+	n.wish = w
 	for _, l := range dropped {
 		if n.wants(l.piece) {
 			l.stale, l.granted = false, now
@@ -72,6 +86,10 @@ func (s *swarm) wish(now time.Time, n *node, urgent, ahead []blob.Run) {
 // assign gives n what is free of its wish.
 func (s *swarm) assign(now time.Time, n *node) {
 	if n.idle() || s.seeds > 0 && !n.starved {
+		return
+	}
+	s.assignRuns(now, n, n.reading, int(max(maxReadBytes/s.geometry.PieceLength, 2))-len(n.leases), false)
+	if s.asked != nil && s.asked != n {
 		return
 	}
 	budget := int(s.share() / s.geometry.PieceLength)
@@ -163,7 +181,7 @@ func (s *swarm) expire(now time.Time) {
 				s.refresh(i)
 			}
 		}
-		if !n.starved && !n.idle() && now.Sub(n.fed) > 3*s.leaseFor/2 && !n.busy() {
+		if !n.starved && len(n.urgent)+len(n.ahead) > 0 && now.Sub(n.fed) > 3*s.leaseFor/2 && !n.busy() {
 			n.starved, s.freed = true, true
 		}
 	}
@@ -206,6 +224,41 @@ func (s *swarm) limit(l *lease, now time.Time) time.Duration {
 	return s.patience
 }
 
+// ask tells n, which was alone, that it no longer is, and makes others wait for its wish before they are leased
+// what n may be reading.
+func (s *swarm) ask(now time.Time, n *node) {
+	s.asked, s.askedAt, s.askedUntil = n, s.gen, now.Add(askFor)
+	s.tell(n, true)
+}
+
+// answered ends the wait for the wish of the node that was alone. What it reads it may read on, and what it wants
+// it keeps; everything else is for the others.
+func (s *swarm) answered() {
+	first := s.asked
+	s.asked, s.freed = nil, true
+	for i, l := range first.leases {
+		if !first.wants(i) {
+			s.end(l)
+			s.tell(first, true)
+		}
+	}
+}
+
+// waits is how long somebody who wants leases waits for the answer of another node; 0: not at all.
+func (s *swarm) waits(now time.Time, n *node) time.Duration {
+	if s.asked == nil || s.asked == n {
+		return 0
+	}
+	return max(s.askedUntil.Sub(now), 1)
+}
+
+// overdue ends the wait for an answer that has not come in time.
+func (s *swarm) overdue(now time.Time) {
+	if s.asked != nil && !now.Before(s.askedUntil) {
+		s.answered()
+	}
+}
+
 // settle ends a step: pieces that became free go to whoever wants them, and those that want a piece whose
 // lease came or went are told.
 func (s *swarm) settle(now time.Time) {
@@ -222,7 +275,7 @@ func (s *swarm) settle(now time.Time) {
 	runs := runsOf(s.touched)
 	s.touched = s.touched[:0]
 	for _, n := range s.nodes {
-		if meets(n.urgent, runs) || meets(n.ahead, runs) {
+		if n.meets(runs) {
 			s.tell(n, false)
 		}
 	}
@@ -234,8 +287,8 @@ func (s *swarm) heldFrom(n *node) []blob.Run {
 		return nil
 	}
 	first, end := s.pieces, uint32(0)
-	for _, wish := range [2][]blob.Run{n.urgent, n.ahead} {
-		for _, r := range wish {
+	for _, runs := range n.lists() {
+		for _, r := range runs {
 			first, end = min(first, r.First), max(end, r.End())
 		}
 	}
@@ -243,8 +296,8 @@ func (s *swarm) heldFrom(n *node) []blob.Run {
 	skip := first / 64
 	held := append(s.scratch[:0], make(bitmap, (end+63)/64-skip)...)
 	s.scratch = held
-	for _, wish := range [2][]blob.Run{n.urgent, n.ahead} {
-		for _, r := range wish {
+	for _, runs := range n.lists() {
+		for _, r := range runs {
 			for w := r.First / 64; w <= (r.End()-1)/64; w++ {
 				mask := ^uint64(0)
 				if w == r.First/64 {

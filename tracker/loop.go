@@ -77,7 +77,7 @@ func (s *Session) answered() {
 // dead notes that a tracker has failed.
 func (s *Session) dead(e endpoint, err error) {
 	s.mu.Lock()
-	s.out.live, s.out.complete = false, nil
+	s.out.live, s.out.complete, s.out.answer = false, nil, time.Time{}
 	was := s.status.LastError
 	s.status.URL, s.status.LastError = e.shown, err.Error()
 	s.mu.Unlock()
@@ -207,6 +207,7 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 		if r.solo {
 			state = Solo
 		}
+		s.company(state)
 		s.show(&view{state, r.lease, r.held, r.ttl})
 	}
 	if s.o.OnPeers == nil || len(r.peers) == 0 {
@@ -221,6 +222,17 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	if len(addrs) > 0 {
 		s.o.OnPeers(addrs)
 	}
+}
+
+// company notes, before anybody can see state, that the tracker asks for the wish because we are no longer alone.
+func (s *Session) company(state State) {
+	if state != Shared || s.view.Load().state != Solo {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out.alone = time.Now()
+	s.out.answer = s.out.alone.Add(answerWithin)
 }
 
 // believe brings the claims and disputes of a reply to the store.

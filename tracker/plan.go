@@ -35,6 +35,8 @@ Request, at most 4 MiB:
 	peer    string, 20: peer id, as in the handshake
 	piece   int: piece length in bytes, a power of two
 	port    int: TCP port of the peer wire, 0 = cannot be reached
+	reading string, n × 8: runs of pieces this node is reading from the origin now, with or without a lease, and
+	        has not completed; n ≤ 256
 	roots   string, n × 36: piece u32 | piece root [32] that this node computed, or verified its bytes against;
 	        n ≤ 32768
 	seq     int: grows with every request of one node; "want" and "full" of an older one are ignored
@@ -43,7 +45,9 @@ Request, at most 4 MiB:
 	urgent  string, n × 8: runs of pieces somebody is waiting for; n ≤ 64
 	v       int: 1
 	wait    int: ms to hold the request, ≤ 60000
-	want    int: 1 = "urgent" and "ahead" replace the previous wish
+	want    int: 1 = "reading", "urgent" and "ahead" replace the previous wish. A node that learns from a reply
+	        that it is no longer solo sends one at once: until it does, for at most 30 ms, others are leased only
+	        what they say they are reading
 
 Reply, 200:
 
@@ -78,6 +82,7 @@ const (
 	maxReply     = 8 << 20 // 65536 roots are 2.4 MiB, the runs and peers far below 1 MiB
 	maxUrgent    = 64      // readers blocked at once on different places of one blob
 	maxAhead     = 256     // windows of as many readers
+	maxReading   = 256     // 64 transfers for blocked readers and some ahead, in two runs each, twice over
 	maxHave      = 32768   // a fully fragmented bitfield of 64 Ki pieces in one message
 	maxRoots     = 32768   // the piece layer of 32 GiB (at 1 MiB) in one message
 	maxReplyRoot = 65536   // and of 64 GiB in one reply
@@ -119,10 +124,31 @@ type planRequest struct {
 	full, stop    bool
 	want          bool
 	wait          time.Duration
-	urgent, ahead []blob.Run
-	have          []blob.Run
-	roots         []pieceRoot
+	wish
+	have  []blob.Run
+	roots []pieceRoot
 }
+
+// wish is what a node would read from the origin, as runs of pieces in no certain order, which may overlap.
+type wish struct {
+	reading, urgent, ahead []blob.Run // is being read, somebody is blocked on, would be read next
+}
+
+// idle reports whether nothing is wished.
+func (w *wish) idle() bool { return len(w.reading) == 0 && len(w.urgent) == 0 && len(w.ahead) == 0 }
+
+// names reports whether piece i is in the wish.
+func (w *wish) names(i uint32) bool {
+	return inRuns(w.reading, i) || inRuns(w.urgent, i) || inRuns(w.ahead, i)
+}
+
+// meets reports whether a piece of runs is in the wish.
+func (w *wish) meets(runs []blob.Run) bool {
+	return meets(w.reading, runs) || meets(w.urgent, runs) || meets(w.ahead, runs)
+}
+
+// lists are the three lists, for loops over all of them.
+func (w *wish) lists() [3][]blob.Run { return [3][]blob.Run{w.reading, w.urgent, w.ahead} }
 
 func flag(on bool) int64 {
 	if on {
@@ -145,6 +171,7 @@ func (r *planRequest) append(b []byte) []byte {
 	b = appendText(b, "peer", r.peer[:])
 	b = appendPair(b, "piece", r.geometry.PieceLength)
 	b = appendPair(b, "port", int64(r.port))
+	b = appendRuns(b, "reading", r.reading)
 	b = appendRoots(b, r.roots)
 	b = appendPair(b, "seq", r.seq)
 	b = appendPair(b, "size", r.geometry.Size)
@@ -160,7 +187,7 @@ func (r *planRequest) append(b []byte) []byte {
 func parsePlanRequest(body []byte) (*planRequest, error) {
 	r := new(planRequest)
 	var v, port, full, stop, want, wait int64
-	var haveRuns, urgent, ahead, roots []byte
+	var haveRuns, reading, urgent, ahead, roots []byte
 	var keyed, named bool
 	err := eachPair(body, func(k string, raw []byte) (err error) {
 		switch k {
@@ -190,6 +217,8 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 			r.geometry.PieceLength, err = asInt(raw, 1<<30)
 		case "port":
 			port, err = asInt(raw, 65535)
+		case "reading":
+			reading, err = asString(raw)
 		case "roots":
 			roots, err = asString(raw)
 		case "seq":
@@ -230,6 +259,9 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 	r.port, r.full, r.stop, r.want = uint16(port), full == 1, stop == 1, want == 1
 	r.wait = time.Duration(wait) * time.Millisecond
 	n := r.geometry.Pieces()
+	if r.reading, err = parseRuns("reading", reading, n, maxReading); err != nil {
+		return nil, err
+	}
 	if r.urgent, err = parseRuns("urgent", urgent, n, maxUrgent); err != nil {
 		return nil, err
 	}

@@ -116,6 +116,8 @@ func (s *Server) hold(room *room, n *node, w http.ResponseWriter, r *http.Reques
 	room.wake() // for others
 	// Roots, peers and leases of others come in bursts; told together they cost one reply. The more nodes
 	// there are, the longer a burst: 50 µs a node keep the tracker below 20 000 replies a second.
+	// A timer of its own: the janitor's clock is too coarse for the end of such a wait.
+	ask := room.swarm.waits(time.Now(), n)
 	settle := min(2*time.Millisecond+50*time.Microsecond*time.Duration(len(room.swarm.nodes)), 100*time.Millisecond)
 	room.mu.Unlock()
 
@@ -123,11 +125,22 @@ func (s *Server) hold(room *room, n *node, w http.ResponseWriter, r *http.Reques
 	defer end.Stop()
 	defer soon.Stop()
 	soon.Stop()
+	asked := time.NewTimer(ask)
+	defer asked.Stop()
+	if ask == 0 {
+		asked.Stop()
+	}
 	for {
 		told := false
 		select {
 		case <-me.soft:
 			soon.Reset(settle)
+			continue
+		case <-asked.C:
+			room.mu.Lock()
+			room.swarm.tick(time.Now())
+			room.wake()
+			room.mu.Unlock()
 			continue
 		case <-soon.C:
 			told = true

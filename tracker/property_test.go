@@ -46,7 +46,7 @@ func TestRandomSwarm(t *testing.T) {
 			case n == nil || what == 1:
 				have := runs("have")
 				err = p.report(name, func(q *planRequest) {
-					q.full, q.have, q.want, q.ahead = true, have, true, runs("ahead")
+					q.full, q.have, q.want, q.reading, q.ahead = true, have, true, runs("reading"), runs("ahead")
 				})
 			case what == 2:
 				err = p.report(name, func(q *planRequest) { q.stop = true })
@@ -71,7 +71,7 @@ func TestRandomSwarm(t *testing.T) {
 					q.roots = []pieceRoot{{i, rootOf(i + rapid.Uint32Range(0, 1).Draw(t, "lie"))}}
 				})
 			default:
-				err = p.report(name, func(q *planRequest) { q.want, q.urgent, q.ahead = true, runs("urgent"), runs("ahead") })
+				err = p.report(name, func(q *planRequest) { q.want, q.wish = true, wish{runs("reading"), runs("urgent"), runs("ahead")} })
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -85,6 +85,13 @@ func TestRandomSwarm(t *testing.T) {
 				}
 			}
 			if n := p.node(name); n != nil {
+				// Whatever it reads is spoken for: had, disputed, or freshly leased to somebody, if only to
+				// itself. Its own lease may be stale: it reads without progress.
+				for i := range each(n.reading) {
+					if what != 0 && !p.s.taken.has(i) && p.s.seeds == 0 && n.leases[i] == nil {
+						t.Fatalf("piece %d is read by %s and leased to nobody", i, name)
+					}
+				}
 				r := p.s.reply(n)
 				for i := range each(r.held) {
 					if n.leases[i] != nil {

@@ -78,6 +78,10 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 	switch {
 	case len(s.backlog) > 0:
 		when = now
+	case now.Before(b.answer):
+		return nil, nil, b.answer // every report carries the wish, and the next must carry the right one
+	case !b.answer.IsZero():
+		when = now
 	case b.hurry:
 		sooner(last.urgent.Add(urgentGap))
 	}
@@ -85,13 +89,13 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 		sooner(last.wish.Add(wishDelay))
 	}
 	if len(b.complete) > 0 || len(s.retell) > 0 {
-		if spent && len(b.urgent)+len(b.ahead) > 0 {
+		if spent && !b.idle() {
 			sooner(now) // no lease is left to work on
 		} else {
 			sooner(last.any.Add(reportGap))
 		}
 	}
-	if v.ttl > 0 && (len(v.mine) > 0 || len(b.urgent)+len(b.ahead) > 0) {
+	if v.ttl > 0 && (len(v.mine) > 0 || !b.idle()) {
 		sooner(last.any.Add(v.ttl / 2)) // finds out in time when the tracker hangs
 	}
 	if when.After(now) {
@@ -103,7 +107,7 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 	} else {
 		q = s.request(0)
 	}
-	q.want, q.urgent, q.ahead = true, clip(b.urgent, s.pieces), clip(b.ahead, s.pieces)
+	q.want, q.wish = true, wish{clip(b.reading, s.pieces), clip(b.urgent, s.pieces), clip(b.ahead, s.pieces)}
 	last.any = now
 	if b.changed {
 		last.wish = now
@@ -111,7 +115,7 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 	if b.hurry {
 		last.urgent = now
 	}
-	b.hurry, b.changed = false, false
+	b.hurry, b.changed, b.answer = false, false, time.Time{}
 	n := min(len(b.complete), maxHave-len(q.have), maxRoots-len(q.roots))
 	pieces, b.complete = b.complete[:n:n], b.complete[n:]
 	return q, pieces, now

@@ -17,8 +17,9 @@ import (
 
 // TestScheduler runs scripts against the state machine. A script is lines of
 //
-//	A joins [have RUNS]         a full report
-//	A wants [now RUNS] [ahead RUNS]
+//	A joins [have RUNS]         a full report; if that ends the solo of another, 30 ms pass
+//	A arrives [have RUNS]       a full report; no time passes
+//	A wants [reading RUNS] [now RUNS] [ahead RUNS]
 //	A did RUNS [wrong]          completed pieces from the origin, with right or wrong roots
 //	A got RUNS                  completed pieces from peers: no roots
 //	A polls | A hangs up        opens, closes a long poll
@@ -225,6 +226,127 @@ var scripts = []struct{ name, script string }{
 		A sees lease 8-31 peers B
 		B wants ahead 0-31
 		B sees lease 0-7 held 8-31 peers A`},
+	{"reading is leased at once, beyond the share", `
+		pieces 8
+		A joins
+		B joins
+		A wants reading 2-6 now 1 ahead 0-7
+		A sees lease 1-6 peers B
+		B wants reading 4,7 ahead 0-7
+		B sees lease 0,7 held 1-6 peers A
+		A did 2-6
+		A wants now 1 ahead 0-7
+		A sees lease 1 held 0,7`},
+	{"reading does not take what another holds, but what it lets lie", `
+		A joins
+		B joins
+		A polls
+		B polls
+		A wants ahead 0-3
+		B wants reading 2-5
+		B sees lease 4-5 held 2-3 peers A
+		B did 2
+		B sees lease 4-5 held 3
+		+2100ms
+		B wants reading 3-5
+		B sees lease 3-5
+		A sees lease 0-1 held 3 roots 2 peers B`},
+	{"what somebody has is not leased to who reads it", `
+		A joins have 0-9
+		B joins
+		B wants reading 8-11
+		B sees lease 10-11 roots 0-9 peers A`},
+	{"reading with progress keeps the lease, without it does not", `
+		A joins
+		B joins
+		A polls
+		B polls
+		A wants reading 0-2
+		B wants now 2
+		+1500ms
+		A did 0
+		+1500ms
+		A did 1
+		+1500ms
+		B sees held 2 roots 0-1 peers A
+		+700ms
+		B sees lease 2
+		A wants reading 2
+		A sees held 2 peers B`},
+	{"end of solo: nothing for others until the first has said what it reads", `
+		A joins
+		A wants ahead 0-7
+		A sees solo lease 0-7
+		B arrives
+		A has hard news
+		B wants now 0 ahead 0-63
+		B sees held 0-7 peers A
+		C arrives
+		C wants ahead 0-63
+		C sees held 0-7 peers A,B
+		A wants reading 0-11
+		B has soft news
+		A sees lease 0-11 peers B,C
+		A wants reading 0-11
+		B has hard news
+		B sees lease 12-21 held 0-11,22-31 peers C
+		C sees lease 22-31 held 0-21`},
+	{"end of solo: a wish that was under way is no answer", `
+		A joins
+		A sees solo
+		B arrives
+		A wants
+		B wants ahead 0-1
+		B sees peers A
+		A sees peers B
+		A wants reading 1
+		B has hard news
+		B sees lease 0 held 1`},
+	{"end of solo: others wait for 30 ms", `
+		A joins
+		B arrives
+		B wants ahead 0-1
+		+29ms
+		B sees peers A
+		+1ms
+		B has hard news
+		B sees lease 0-1`},
+	{"end of solo: what others read is leased to them meanwhile", `
+		A joins
+		B arrives
+		B wants reading 4 ahead 0-1
+		B sees lease 4 peers A
+		+30ms
+		B sees lease 0-1,4`},
+	{"end of solo: the first leaves, or all others do", `
+		A joins
+		B arrives
+		C arrives
+		B wants ahead 0-1
+		B sees peers A,C
+		A leaves
+		B has hard news
+		B sees lease 0-1
+		B leaves
+		C wants ahead 0-1
+		C sees solo lease 0-1
+		D arrives
+		D leaves
+		E arrives
+		E wants ahead 2-3
+		E sees held 0-1 peers C
+		+30ms
+		E sees lease 2-3 held 0-1`},
+	{"end of solo: leases that the first gave up are free", `
+		A joins
+		A wants ahead 0-31
+		A sees solo lease 0-31
+		B arrives
+		A sees lease 0-31 peers B
+		A wants reading 0-3
+		A sees lease 0-3
+		B wants ahead 0-7
+		B sees lease 4-7 held 0-3 peers A`},
 	{"claims: the holder's word counts, another's waits", `
 		A joins
 		B joins
@@ -398,8 +520,8 @@ func (p *play) line(line string) error {
 	name, rest := w[0], w[2:]
 	n := p.node(name)
 	switch w[1] {
-	case "joins":
-		return p.report(name, func(q *planRequest) {
+	case "joins", "arrives":
+		err := p.report(name, func(q *planRequest) {
 			q.full, q.epoch, q.want = true, 0, true
 			if len(rest) == 2 {
 				q.have = parseList(rest[1])
@@ -408,14 +530,24 @@ func (p *play) line(line string) error {
 				}
 			}
 		})
+		if w[1] == "joins" && p.s.asked != nil {
+			p.now = p.s.askedUntil
+			p.s.tick(p.now)
+		}
+		return err
 	case "wants":
 		return p.report(name, func(q *planRequest) {
 			q.want = true
 			for ; len(rest) > 1; rest = rest[2:] {
-				if rest[0] == "now" {
+				switch rest[0] {
+				case "reading":
+					q.reading = parseList(rest[1])
+				case "now":
 					q.urgent = parseList(rest[1])
-				} else {
+				case "ahead":
 					q.ahead = parseList(rest[1])
+				default:
+					panic("wants what? " + rest[0])
 				}
 			}
 		})

@@ -1,6 +1,7 @@
 package tracker
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"log/slog"
@@ -79,6 +80,8 @@ const (
 	pollWait      = 10 * time.Second       // how long the tracker may hold a poll
 	exchangeLimit = 3 * time.Second        // for an exchange, beyond the wait
 	dialLimit     = time.Second            // for a connection
+	answerAfter   = 2 * time.Millisecond   // from the end of solo to the wish, at least: a pass of fetch takes less
+	answerWithin  = 10 * time.Millisecond  // … and at most: the tracker waits for 30 ms
 	wishDelay     = 15 * time.Millisecond  // between wishes that nobody is blocked on
 	urgentGap     = 2 * time.Millisecond   // between urgent wishes: ≤ 500 exchanges/s, 7 % of a core
 	reportGap     = 5 * time.Millisecond   // between reports of pieces; the first of a burst goes at once
@@ -126,11 +129,17 @@ type view struct {
 
 // outbox collects what is to be sent.
 type outbox struct {
-	live          bool // a tracker knows us: keep what happens. Else a full report will say it all
-	urgent, ahead []blob.Run
-	hurry         bool // somebody is blocked on a piece that has not been asked for
-	changed       bool // the wish is not what was sent
-	complete      []uint32
+	live bool // a tracker knows us: keep what happens. Else a full report will say it all
+	wish
+	hurry    bool // somebody is blocked on, or reads, a piece that the tracker does not know of
+	changed  bool // the wish is not what was sent
+	complete []uint32
+
+	// At the end of solo the tracker asks for the wish. fetch, woken by OnPlan, may be in the middle of a pass
+	// that still starts reads as it liked: so the answer is what the wish is answerAfter the end of solo, if fetch
+	// has spoken by then, else the next wish, and after answerWithin whatever there is.
+	alone  time.Time // when the end of solo was heard
+	answer time.Time // when to answer; zero: there is nothing to answer
 }
 
 // Status is what there is to know about a session.
@@ -231,26 +240,35 @@ func within(sorted []blob.Run, i uint32) bool {
 	return found && sorted[at].Contains(i)
 }
 
-// Want replaces the wish: runs of pieces that this node would read from the origin, most urgent first. urgent
-// names those that somebody is blocked on. A new piece in urgent is asked for at once, every other change
-// travels within 20 ms. At most 64 urgent runs and 256 ahead are sent. Want does not keep the slices.
-func (s *Session) Want(urgent, ahead []blob.Run) {
+// Want replaces the wish, as runs of pieces. reading names what this node is reading from the origin now and has
+// not completed, with a lease or without: it is leased to this node unless another holds it. urgent names what
+// somebody is blocked on, ahead what would be read next, each the most urgent first. A new piece in reading or
+// urgent is told at once while others are here; every other change, and every change while the state is Solo,
+// travels within 20 ms. At most 256 runs of reading, after adjacent ones are joined, 64 of urgent and 256 of
+// ahead are sent. Want does not keep the slices.
+func (s *Session) Want(reading, urgent, ahead []blob.Run) {
 	v := s.view.Load()
 	if v.state == None {
 		return
 	}
+	reading = joined(reading)
+	reading = reading[:min(len(reading), maxReading)]
 	urgent, ahead = urgent[:min(len(urgent), maxUrgent)], ahead[:min(len(ahead), maxAhead)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := &s.out
-	same := slices.Equal(urgent, b.urgent)
-	if same && slices.Equal(ahead, b.ahead) {
+	if !b.answer.IsZero() {
+		b.answer = b.alone.Add(answerAfter)
+		signal(s.kick)
+	}
+	sameReading, sameUrgent := slices.Equal(reading, b.reading), slices.Equal(urgent, b.urgent)
+	if sameReading && sameUrgent && slices.Equal(ahead, b.ahead) {
 		return
 	}
-	if !same && !b.hurry && v.state != Solo {
-		b.hurry = asksNew(urgent, b.urgent, v)
+	if !b.hurry && v.state != Solo {
+		b.hurry = !sameReading && isNews(reading, b.reading, v) || !sameUrgent && isNews(urgent, b.urgent, v)
 	}
-	b.urgent, b.ahead = append(b.urgent[:0:0], urgent...), append(b.ahead[:0:0], ahead...)
+	b.wish = wish{reading, slices.Clone(urgent), slices.Clone(ahead)}
 	if b.changed && !b.hurry {
 		return // the goroutine knows
 	}
@@ -258,9 +276,23 @@ func (s *Session) Want(urgent, ahead []blob.Run) {
 	signal(s.kick)
 }
 
-// asksNew reports whether urgent names a piece that was not in before and about which nothing is known.
-func asksNew(urgent, before []blob.Run, v *view) bool {
-	for _, r := range urgent {
+// joined returns runs in order, adjacent and overlapping ones as one: transfers are listed piece by piece and
+// in no order. It does not keep the slice.
+func joined(runs []blob.Run) (list []blob.Run) {
+	sorted := slices.SortedFunc(slices.Values(runs), func(a, b blob.Run) int { return cmp.Compare(a.First, b.First) })
+	for _, r := range sorted {
+		if k := len(list) - 1; k >= 0 && r.First <= list[k].End() {
+			list[k].Count = max(list[k].End(), r.End()) - list[k].First
+		} else if r.Count > 0 {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// isNews reports whether runs name a piece that was not in before and about which nothing is known.
+func isNews(runs, before []blob.Run, v *view) bool {
+	for _, r := range runs {
 		for i := r.First; i < r.End(); i++ {
 			if !inRuns(before, i) && !within(v.mine, i) && !within(v.held, i) {
 				return true

@@ -107,8 +107,8 @@ func TestTwoSessionsSplitABlob(t *testing.T) {
 	b.until(t, "address of a", func() bool { return b.knows(netip.MustParseAddrPort("127.0.0.1:1001")) })
 
 	read := make([]int, 64)
-	a.Want(nil, whole)
-	b.Want(nil, whole)
+	a.Want(nil, nil, whole)
+	b.Want(nil, nil, whole)
 	for _, p := range []*participant{a, b} { // this origin takes no time: both must be there before it is read
 		p.until(t, "a lease", func() bool { return p.Status().Leases > 0 })
 	}
@@ -197,9 +197,9 @@ func TestVanishedNode(t *testing.T) {
 	transport := &http.Transport{}
 	a := participate(t, url, 1, func(o *SessionOptions) { o.Client = &http.Client{Transport: &cutter{next: transport}} })
 	b := participate(t, url, 2, nil)
-	a.Want([]blob.Run{{First: 0, Count: 1}}, nil)
+	a.Want(nil, []blob.Run{{First: 0, Count: 1}}, nil)
 	a.until(t, "lease", func() bool { return a.Mine(0) })
-	b.Want([]blob.Run{{First: 0, Count: 1}}, nil)
+	b.Want(nil, []blob.Run{{First: 0, Count: 1}}, nil)
 	b.until(t, "held", func() bool { return b.Held(0) })
 	a.client.Transport.(*cutter).cut.Store(true) // no goodbye either
 	a.Close()

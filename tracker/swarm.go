@@ -45,31 +45,28 @@ type member struct {
 
 // node is what the scheduler keeps about a member that plans.
 type node struct {
-	member        *member
-	polls         int   // long polls that are held open now
-	seq           int64 // of the newest report
-	have          bitmap
-	had           uint32 // number of pieces in have; have is nil when it is all of them
-	urgent, ahead []blob.Run
-	leases        map[uint32]*lease
-	progress      time.Time // when it last completed a piece it had leased
-	fed           time.Time // when it last completed any piece, was given a lease, or began to wish
-	starved       bool      // wants what others have and has not got it: see lease.go
-	hard, soft    int64     // gen of the newest news that cannot wait, and that can
-	toldGen       int64     // gen, and end of the claim log, of the newest reply it has had
-	toldLog       int64
-	changed       bool // is in swarm.changed
+	member *member
+	polls  int   // long polls that are held open now
+	seq    int64 // of the newest report
+	have   bitmap
+	had    uint32 // number of pieces in have; have is nil when it is all of them
+	wish
+	leases     map[uint32]*lease
+	progress   time.Time // when it last completed a piece it had leased
+	fed        time.Time // when it last completed any piece, was given a lease, or began to wish
+	starved    bool      // wants what others have and has not got it: see lease.go
+	hard, soft int64     // gen of the newest news that cannot wait, and that can
+	toldGen    int64     // gen, and end of the claim log, of the newest reply it has had
+	toldLog    int64
+	changed    bool // is in swarm.changed
 }
 
 // wants reports whether n wants piece i and has not reported it.
 func (n *node) wants(i uint32) bool {
-	return (inRuns(n.urgent, i) || inRuns(n.ahead, i)) && !n.has(i)
+	return n.names(i) && !n.has(i)
 }
 
 func (n *node) has(i uint32) bool { return n.member.seed || n.have.has(i) }
-
-// idle reports whether n wishes nothing.
-func (n *node) idle() bool { return len(n.urgent) == 0 && len(n.ahead) == 0 }
 
 // swarm is all the tracker knows about one blob, as a state machine: it starts nothing, waits for nothing
 // and is told the time. It is not safe for concurrent use.
@@ -101,6 +98,10 @@ type swarm struct {
 	patience  time.Duration // leaseFor, doubled when a lease was taken away too early
 	usual     time.Duration // from a lease to the piece, moving average; 0: not known
 	granted   int64         // leases ever given
+
+	asked      *node     // was alone until others came, and has not said yet what it reads; nil: nobody
+	askedAt    int64     // gen at which it was told
+	askedUntil time.Time // when its answer no longer matters
 	claims
 
 	freed   bool     // this step made pieces free: somebody else may want them
@@ -137,6 +138,7 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 		return nil, fmt.Errorf("%w: %d bytes in pieces of %d, here it is %d in pieces of %d", errGeometry, r.geometry.Size, r.geometry.PieceLength, s.geometry.Size, s.geometry.PieceLength)
 	}
 	s.gen++
+	s.overdue(now)
 	logged := len(s.log)
 	if m == nil || m.plan == nil || m.addr != addr {
 		var err error
@@ -162,7 +164,10 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 		}
 	}
 	if r.want && r.seq > n.seq {
-		s.wish(now, n, r.urgent, r.ahead)
+		s.wish(now, n, r.wish)
+		if s.asked == n && r.gen >= s.askedAt {
+			s.answered()
+		}
 	}
 	if r.full || r.want { // a poll travels on another connection and may overtake a report
 		n.seq = max(n.seq, r.seq)
@@ -206,7 +211,7 @@ func (s *swarm) join(now time.Time, id peerID, addr netip.AddrPort, plans bool) 
 		s.own(m, s.pieces == 0)
 		s.nodes = append(s.nodes, m.plan)
 		if len(s.nodes) == 2 {
-			s.company(now, s.nodes[0])
+			s.ask(now, s.nodes[0])
 		}
 	}
 	for _, n := range s.nodes {
@@ -215,18 +220,6 @@ func (s *swarm) join(now time.Time, id peerID, addr netip.AddrPort, plans bool) 
 		}
 	}
 	return m, nil
-}
-
-// company tells the node that was alone that it no longer is. What it reads it may read on, and what it wants
-// now it keeps; everything else is for the others.
-func (s *swarm) company(now time.Time, first *node) {
-	s.assign(now, first)
-	for i, l := range first.leases {
-		if !first.wants(i) {
-			s.end(l)
-		}
-	}
-	s.tell(first, true)
 }
 
 // evict removes a node of the same address whose process is gone: it was started anew under another peer id.
@@ -253,6 +246,9 @@ func (s *swarm) remove(now time.Time, m *member) {
 		at := slices.Index(s.nodes, n)
 		s.nodes = slices.Delete(s.nodes, at, at+1)
 		s.freed = true
+		if s.asked != nil && (s.asked == n || len(s.nodes) == 1) {
+			s.answered()
+		}
 		if len(s.nodes) == 1 {
 			s.tell(s.nodes[0], true)
 		}
@@ -347,6 +343,7 @@ func (s *swarm) refresh(i uint32) {
 // tick does what the clock demands: ends leases without progress, removes the dead.
 func (s *swarm) tick(now time.Time) {
 	s.gen++
+	s.overdue(now)
 	logged := len(s.log)
 	for _, n := range slices.Clone(s.nodes) {
 		if n.polls == 0 && now.Sub(n.member.seen) > 3*s.leaseFor {

@@ -185,7 +185,7 @@ func TestWishTravels(t *testing.T) {
 		time.Sleep(time.Second)
 		w.seen("one")
 		begin := time.Now()
-		a.Want([]blob.Run{{First: 3, Count: 1}}, nil)
+		a.Want(nil, []blob.Run{{First: 3, Count: 1}}, nil)
 		synctest.Wait()
 		if !a.Mine(3) || a.Held(3) || a.Mine(4) {
 			t.Error("the lease of an urgent piece did not come at once")
@@ -193,12 +193,12 @@ func TestWishTravels(t *testing.T) {
 		if r := w.seen("one"); len(r) != 1 || !r[0].at.Equal(begin) {
 			t.Errorf("requests %+v", r)
 		}
-		b.Want(nil, []blob.Run{{First: 20, Count: 8}})
+		b.Want(nil, nil, []blob.Run{{First: 20, Count: 8}})
 		synctest.Wait()
 		if !b.Mine(20) {
 			t.Error("the first wish for long was not sent at once")
 		}
-		b.Want(nil, []blob.Run{{First: 0, Count: 8}})
+		b.Want(nil, nil, []blob.Run{{First: 0, Count: 8}})
 		synctest.Wait()
 		if b.Mine(0) {
 			t.Error("the next wish that nobody waits for was sent at once")
@@ -209,10 +209,10 @@ func TestWishTravels(t *testing.T) {
 			t.Errorf("after 20 ms: mine %v, held %v", b.view.Load().mine, b.view.Load().held)
 		}
 		// The same wish again is not sent; a burst of urgent wishes is held to one every two milliseconds.
-		a.Want([]blob.Run{{First: 3, Count: 1}}, nil)
+		a.Want(nil, []blob.Run{{First: 3, Count: 1}}, nil)
 		w.seen("one")
 		for i := range uint32(100) {
-			a.Want([]blob.Run{{First: 10 + i%50, Count: 1}}, nil)
+			a.Want(nil, []blob.Run{{First: 10 + i%50, Count: 1}}, nil)
 			time.Sleep(100 * time.Microsecond)
 		}
 		if n := len(w.seen("one")); n < 3 || n > 12 {
@@ -296,9 +296,9 @@ func TestDeadTracker(t *testing.T) {
 func TestHungTracker(t *testing.T) {
 	bubble(t, func(t *testing.T, w *wire, s *Server) {
 		a, b := attend(t, w, 1, nil), attend(t, w, 2, nil)
-		a.Want(nil, whole)
+		a.Want(nil, nil, whole)
 		synctest.Wait()
-		b.Want(nil, whole)
+		b.Want(nil, nil, whole)
 		time.Sleep(time.Second)
 		if !b.Held(0) || !a.Mine(0) {
 			t.Fatal("no lease")
@@ -373,7 +373,7 @@ func TestForgottenByTracker(t *testing.T) {
 		s.mu.Lock()
 		delete(s.rooms, key{1})
 		s.mu.Unlock()
-		a.Want([]blob.Run{{First: 9, Count: 1}}, nil)
+		a.Want(nil, []blob.Run{{First: 9, Count: 1}}, nil)
 		time.Sleep(20 * time.Millisecond)
 		if a.State() != Solo || !a.Mine(9) {
 			t.Errorf("state %v, lease %v", a.State(), a.Mine(9))
@@ -457,7 +457,7 @@ func TestStrict(t *testing.T) {
 	bubble(t, func(t *testing.T, w *wire, _ *Server) {
 		a := attend(t, w, 1, nil)
 		b := attend(t, w, 2, func(o *SessionOptions) { o.Strict = true })
-		a.Want(nil, whole)
+		a.Want(nil, nil, whole)
 		a.store.put(3, rootOf(3), blob.Direct)
 		time.Sleep(time.Second)
 		if _, tr := b.store.Root(3); tr != blob.Unknown {
@@ -566,7 +566,7 @@ func TestNoTracker(t *testing.T) {
 		if err := s.First(context.Background()); err != nil || s.State() != None || s.Mine(0) || s.Held(0) {
 			t.Errorf("%s: First %v, state %v", c.url, err, s.State())
 		}
-		s.Want(whole, nil)
+		s.Want(nil, whole, nil)
 		if got := s.Status().LastError; got == "" || !bytes.Contains([]byte(got), []byte(c.want)) || bytes.Contains([]byte(got), []byte("secret")) {
 			t.Errorf("%s: error %q", c.url, got)
 		}
@@ -618,7 +618,7 @@ func TestOvertakenReply(t *testing.T) {
 				w.set("one", s, up)
 			}
 			a.store.put(i, rootOf(i), blob.Direct)
-			b.Want(nil, []blob.Run{{First: 63 - i, Count: 1}})
+			b.Want(nil, nil, []blob.Run{{First: 63 - i, Count: 1}})
 			time.Sleep(7 * time.Millisecond)
 		}
 		time.Sleep(10 * time.Second)

@@ -140,7 +140,7 @@ var built struct {
 }
 
 // Binary builds ./cmd/pantala once, the way it is released (CGO off), and returns its path. E2E_BINARY names
-// a ready one instead.
+// a ready one instead; E2E_RACE=1 has it built with the race detector.
 func Binary(t testing.TB) string {
 	t.Helper()
 	dir := baseDir(t)
@@ -158,9 +158,13 @@ func Binary(t testing.TB) string {
 			return
 		}
 		built.path = filepath.Join(dir, "pantala")
-		build := exec.Command("go", "build", "-o", built.path, "./cmd/pantala")
+		args, cgo := []string{"build", "-o", built.path, "./cmd/pantala"}, "CGO_ENABLED=0"
+		if os.Getenv("E2E_RACE") == "1" {
+			args, cgo = []string{"build", "-race", "-o", built.path, "./cmd/pantala"}, "CGO_ENABLED=1"
+		}
+		build := exec.Command("go", args...)
 		build.Dir = root
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build.Env = append(os.Environ(), cgo)
 		if out, err := build.CombinedOutput(); err != nil {
 			built.err = fmt.Errorf("go build ./cmd/pantala: %w\n%s", err, out)
 		}

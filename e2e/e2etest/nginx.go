@@ -16,6 +16,7 @@ type Nginx struct {
 	Root string // document root
 	w    *World
 	dir  string
+	argv []string
 	p    *Process
 }
 
@@ -76,9 +77,8 @@ func (w *World) Nginx(rate string) *Nginx {
 		if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, dir, port, n.Root, rate, user), 0o644); err != nil {
 			w.T.Fatal(err)
 		}
-		n.p = w.Start(Command{Args: []string{program, "-p", dir, "-c", conf, "-e", filepath.Join(dir, "error.log")}})
-		tellGuard(n.p.PID())
-		if Poll(5*time.Second, func() bool { return n.p.Ended() || Listening(n.Addr()) }) && !n.p.Ended() {
+		n.argv = []string{program, "-p", dir, "-c", conf, "-e", filepath.Join(dir, "error.log")}
+		if n.start() {
 			w.Defer(n.Stop)
 			return n
 		}
@@ -86,6 +86,21 @@ func (w *World) Nginx(rate string) *Nginx {
 	n.p.Signal(syscall.SIGTERM)
 	w.T.Fatalf("nginx does not start: %v", n.p.Wait(5*time.Second))
 	return nil
+}
+
+// start reports whether nginx listens.
+func (n *Nginx) start() bool {
+	n.p = n.w.Start(Command{Args: n.argv})
+	tellGuard(n.p.PID())
+	return Poll(5*time.Second, func() bool { return n.p.Ended() || Listening(n.Addr()) }) && !n.p.Ended()
+}
+
+// Again starts nginx after [Nginx.Stop], on the same port.
+func (n *Nginx) Again() {
+	n.w.T.Helper()
+	if !n.start() {
+		n.w.T.Fatalf("nginx does not start again: %v", n.p.Wait(time.Second))
+	}
 }
 
 // Addr is host:port.

@@ -83,6 +83,11 @@ func (w *World) close() {
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
 	w.children.Wait()
+	for _, path := range w.logs {
+		if line := alarm(path); line != "" {
+			t.Errorf("%s: %s", path, line)
+		}
+	}
 	if t.Failed() {
 		for _, path := range w.logs {
 			t.Logf("end of %s:\n%s", path, tail(path, 6000))
@@ -91,6 +96,23 @@ func (w *World) close() {
 	if len(MountsBelow(w.Root)) == 0 {
 		os.RemoveAll(w.Root)
 	}
+}
+
+// alarm is the first line of a log that no run may cause, whatever else the test looks at: a panic, or a race
+// found by a binary that was built with E2E_RACE=1.
+func alarm(path string) string {
+	log, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(log)) {
+		for _, word := range []string{"panic", "DATA RACE", "BUG:", "fatal error", "[signal "} {
+			if strings.Contains(line, word) {
+				return strings.TrimSpace(line)
+			}
+		}
+	}
+	return ""
 }
 
 // Left lists the processes of this World that still run after limit.
