@@ -20,6 +20,7 @@ type Region struct {
 	mem  []byte   // the mapping; nil for an empty region
 	seen residency
 
+	mapped  atomic.Int64 // bytes that WriteTo touched since the page tables were last emptied
 	users   atomic.Int64 // readers in flight, plus closing once Close was called
 	drained chan struct{}
 	once    sync.Once

@@ -184,32 +184,37 @@ func (r *reader) peer(i uint32, others crowd) bool {
 
 // TestEndOfSolo: the node that was alone says what it reads, and nobody is leased anything before.
 func TestEndOfSolo(t *testing.T) {
-	begin := []blob.Run{{First: 0, Count: 1}}
+	const ms = time.Millisecond
+	begin, before, after := []blob.Run{{First: 0, Count: 1}}, []blob.Run{{First: 0, Count: 16}}, []blob.Run{{First: 0, Count: 24}}
+	type said struct {
+		after   time.Duration // since the end of solo, or what was said before
+		reading []blob.Run
+	}
 	for _, c := range []struct {
 		name string
-		want time.Duration // from the end of solo to the Want of the first node; negative: none
+		deaf bool          // the first node does not hear of it
+		says []said        // what its fetch says
 		took time.Duration // until the second node is leased something
-		down bool          // the first does not hear of it
-		read []blob.Run    // what the first reads by then …
-		mine uint32        // … and the first piece that is then the second's
+		mine uint32        // the first piece that is leased to it
 	}{
-		{"answers when fetch has spoken", 0, answerAfter, false, []blob.Run{{First: 0, Count: 24}}, 24},
-		{"answers when fetch speaks later", 5 * time.Millisecond, 5 * time.Millisecond, false, []blob.Run{{First: 0, Count: 24}}, 24},
-		{"answers when fetch says nothing", -1, answerWithin, false, nil, 16},
-		{"does not answer", -1, askFor, true, nil, 16},
+		{"answers when fetch has spoken", false, []said{{0, after}}, answerAfter, 24},
+		{"fetch was in the middle of a pass", false, []said{{0, before}, {ms, after}}, answerAfter, 24},
+		{"answers when fetch speaks later", false, []said{{5 * ms, after}}, 5 * ms, 24},
+		{"answers when fetch says nothing", false, nil, answerWithin, 16},
+		{"does not answer", true, nil, askFor, 16},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *wire, _ *Server) {
 				w.hosts["one"].lag = func(q *planRequest) time.Duration {
-					if c.down && q.peer[1] == 1 && q.wait > 0 {
+					if c.deaf && q.peer[1] == 1 && q.wait > 0 {
 						return time.Second // the news are on their way
 					}
 					return 0
 				}
 				ended := make(chan struct{}, 1)
 				a := attend(t, w, 1, func(o *SessionOptions) { o.OnPlan = func() { signal(ended) } })
-				a.Want([]blob.Run{{First: 0, Count: 16}}, nil, nil)
-				time.Sleep(time.Second)
+				a.Want(before, nil, nil)
+				time.Sleep(time.Second / 2) // before it would ask again
 				if a.State() != Solo || !a.Mine(15) {
 					t.Fatalf("state %v, leases %v", a.State(), a.view.Load().mine)
 				}
@@ -219,10 +224,12 @@ func TestEndOfSolo(t *testing.T) {
 				joined := time.Now()
 				b := attend(t, w, 2, nil)
 				b.Want(nil, begin, whole)
-				if c.want >= 0 {
+				if !c.deaf {
 					<-ended
-					time.Sleep(c.want)
-					a.Want(c.read, nil, nil)
+				}
+				for _, x := range c.says {
+					time.Sleep(x.after)
+					a.Want(x.reading, nil, nil)
 				}
 				for synctest.Wait(); b.Status().Leases == 0; synctest.Wait() {
 					if time.Since(joined) > time.Second {

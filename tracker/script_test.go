@@ -333,10 +333,10 @@ var scripts = []struct{ name, script string }{
 		D arrives
 		D leaves
 		E arrives
-		E wants ahead 2-3
-		E sees held 0-1 peers C
+		E wants ahead 1-3
+		E sees held 1 peers C
 		+30ms
-		E sees lease 2-3 held 0-1`},
+		E sees lease 2-3 held 1`},
 	{"end of solo: leases that the first gave up are free", `
 		A joins
 		A wants ahead 0-31

@@ -16,7 +16,7 @@ type Cgroup struct {
 }
 
 // Cgroup makes a group whose processes may use limit bytes of memory, page cache included. It is removed at the
-// end of the test, after everything in it.
+// end of the test, after what was made later than it: make it before the node that goes into it.
 func (w *World) Cgroup(limit int64) *Cgroup {
 	w.T.Helper()
 	NeedRoot(w.T)

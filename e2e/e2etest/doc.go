@@ -5,7 +5,7 @@
 // # Place
 //
 // Above everything: e2e and bench use it, it uses only what a user has, the command line and the files that
-// it documents. It imports blob for ids and nothing else of pantala.
+// it documents. It imports nothing of pantala.
 //
 // A process that waits for a mount can hang for as long as the file system that it waits for. Therefore the
 // test process itself never opens, stats or lists anything below a mount point: readers are child processes
