@@ -17,6 +17,7 @@ import (
 // by pwrite(2) at once. The zero Region is not usable; see [Map].
 type Region struct {
 	file *os.File // for pread; owned by the caller of Map, must outlive the region
+	fd   uintptr  // of file
 	mem  []byte   // the mapping; nil for an empty region
 	seen residency
 
@@ -42,7 +43,7 @@ func Map(f *os.File, size int64) (*Region, error) {
 	if st.Size() < size {
 		return nil, fmt.Errorf("%w: %s has %d bytes, %d were to be mapped: it was truncated", blob.ErrCorrupt, f.Name(), st.Size(), size)
 	}
-	r := &Region{file: f, drained: make(chan struct{})}
+	r := &Region{file: f, fd: f.Fd(), drained: make(chan struct{})}
 	if size == 0 {
 		return r, nil
 	}

@@ -29,7 +29,11 @@ func (s *residency) init(size int64) {
 	s.bits = make([]atomic.Uint64, (size+64*granule-1)/(64*granule))
 }
 
-// resident reports whether the n bytes of mem at off, at most a granule, are in memory.
+// pageSize is the granularity of mincore(2) and readahead(2), in bytes.
+var pageSize = int64(unix.Getpagesize())
+
+// resident reports whether the n bytes of mem at off are in memory. Granules that were found a moment ago are
+// not asked about again; a run of others is asked about at once.
 func (s *residency) resident(mem []byte, off int64, n int) bool {
 	now := int64(time.Since(epoch))
 	if since := s.since.Load(); now-since > int64(remember) && s.since.CompareAndSwap(since, now) {
@@ -37,28 +41,40 @@ func (s *residency) resident(mem []byte, off int64, n int) bool {
 			s.bits[i].Store(0)
 		}
 	}
-	for g := off / granule; g*granule < off+int64(n); g++ {
-		word, bit := &s.bits[g/64], uint64(1)<<(g%64)
-		if word.Load()&bit != 0 {
-			continue
-		}
-		if !inCore(mem[g*granule : min((g+1)*granule, int64(len(mem)))]) {
+	first, end := off/granule, (off+int64(n)+granule-1)/granule
+	for first < end && s.seen(first) {
+		first++
+	}
+	for first < end && s.seen(end-1) {
+		end--
+	}
+	for first < end {
+		some := min(end-first, atOnce)
+		if !inCore(mem[first*granule : min((first+some)*granule, int64(len(mem)))]) {
 			return false
 		}
-		word.Or(bit)
+		for range some {
+			s.bits[first/64].Or(1 << (first % 64))
+			first++
+		}
 	}
 	return true
 }
 
-// inCore asks mincore(2) about at most one granule that starts on a page boundary.
+// seen reports whether granule g was found in memory a moment ago.
+func (s *residency) seen(g int64) bool { return s.bits[g/64].Load()&(1<<(g%64)) != 0 }
+
+// atOnce is how many granules one mincore is asked about: 1 MiB, the longest read of /dev/fuse.
+const atOnce = 16
+
+// inCore asks mincore(2) about at most atOnce granules that start on a page boundary.
 func inCore(mem []byte) bool {
-	var vec [granule / 4096]byte // pages are at least 4 KiB
+	var vec [atOnce * granule / 4096]byte // pages are at least 4 KiB
 	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(mem))), uintptr(len(mem)), uintptr(unsafe.Pointer(&vec[0])))
 	if errno != 0 {
 		return false // pread is always right
 	}
-	page := unix.Getpagesize()
-	for i := range (len(mem) + page - 1) / page {
+	for i := range (int64(len(mem)) + pageSize - 1) / pageSize {
 		if vec[i]&1 == 0 {
 			return false
 		}
