@@ -105,14 +105,15 @@ type Blob struct {
 	unkept     atomic.Int64 // unix nanoseconds of the last block that the store could not keep
 
 	// Guarded by mu.
-	mu       sync.Mutex
-	closed   bool
-	parked   map[blob.Waiter]*parked
-	flights  map[*flight]struct{}
-	lastErr  error
-	failed   []failure // what timed out a moment ago
-	fillFrom uint32    // every block before it is present
-	sides    [3]side   // indexed by sourceKind
+	mu        sync.Mutex
+	closed    bool
+	parked    map[blob.Waiter]*parked
+	flights   map[*flight]struct{}
+	lastErr   error
+	failed    []failure // what timed out a moment ago
+	fillFrom  uint32    // every block before it is present
+	unplanned time.Time // until then blocked readers do without leases
+	sides     [3]side   // indexed by sourceKind
 
 	flying sync.WaitGroup
 }

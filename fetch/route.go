@@ -22,6 +22,10 @@ const (
 	askLease = 100 * time.Millisecond
 	heldFor  = 2500 * time.Millisecond
 
+	// unplanned is how long blocked readers then read from the origin without asking for leases: the tracker
+	// believes that somebody has what they want, who cannot, or may not, give it to this node.
+	unplanned = 2 * time.Second
+
 	// restFirst and restMax bound how long a source rests after it failed; the time doubles with every
 	// failure in a row.
 	restFirst = 50 * time.Millisecond
@@ -115,7 +119,10 @@ func (b *Blob) route(piece uint32, n need, w *wish, now time.Time) sourceKind {
 		if now.Sub(n.since) > heldFor {
 			return fromOrigin
 		}
-	case !n.follows || now.Sub(n.since) > askLease:
+	case !n.follows || now.Before(b.unplanned):
+		return fromOrigin
+	case now.Sub(n.since) > askLease:
+		b.unplanned = now.Add(unplanned)
 		return fromOrigin
 	}
 	return nowhere
@@ -141,7 +148,11 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 				limit = max(limit, n.run.End())
 			}
 			same := func(next uint32) bool {
-				return b.route(next, need{run: b.geo.PieceBlocks(next), class: max(n.class, blob.Readahead), follows: true}, w, now) == fromOrigin
+				more := need{run: b.geo.PieceBlocks(next), class: max(n.class, blob.Readahead), follows: true}
+				if now.Before(b.unplanned) {
+					more.class = n.class
+				}
+				return b.route(next, more, w, now) == fromOrigin
 			}
 			if n.class > blob.Read || n.late {
 				// The rest of the need, as far as it is the origin's to give.
