@@ -125,6 +125,7 @@ type parked struct {
 	class    blob.Class
 	since    time.Time
 	deadline time.Time // zero: none
+	held     time.Time // when another node was last seen to hold a lease on it; guarded by Blob.mu
 	follows  bool      // belongs to a sequential or strided reader
 }
 

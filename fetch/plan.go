@@ -38,6 +38,7 @@ type need struct {
 	class   blob.Class
 	since   time.Time
 	follows bool
+	by      *parked    // the blocked read; nil: none is
 	late    bool       // a transfer has it, but a blocked reader should be helped
 	avoid   sourceKind // the source of a transfer that stands still
 }
@@ -123,18 +124,6 @@ func (b *Blob) pump(now time.Time) time.Duration {
 		return time.Hour
 	}
 	var wish wish
-	if b.plan != nil {
-		for f := range b.flights { // what is being read stays, or becomes, this node's
-			if f.kind != fromOrigin || !f.follows {
-				continue
-			}
-			for p, run := b.geo.PieceOf(f.run.First), b.geo.PiecesOf(f.run); p < run.End(); p++ {
-				if !b.store.PieceComplete(p) {
-					wish.reading = append(wish.reading, blob.Run{First: p, Count: 1})
-				}
-			}
-		}
-	}
 	// To the end, even when no more transfers can start: the wish is made of these needs too. Each is started
 	// before the next is worked out, so that overlapping needs become one transfer.
 	for n := range b.demand(now) {
@@ -144,7 +133,7 @@ func (b *Blob) pump(now time.Time) time.Duration {
 		b.start(n, now, &wish)
 	}
 	if b.plan != nil {
-		b.plan.Want(wish.reading, wish.urgent, wish.ahead)
+		b.plan.Want(b.reading(), wish.urgent, wish.ahead)
 	}
 	switch {
 	case len(b.parked) > 0 || len(b.flights) > 0:
@@ -154,6 +143,24 @@ func (b *Blob) pump(now time.Time) time.Duration {
 	default:
 		return time.Minute
 	}
+}
+
+// reading lists the incomplete pieces that are being read from the origin and will be completed. Needs mu.
+func (b *Blob) reading() (pieces []blob.Run) {
+	if b.origin == nil || !b.origin.Ranges() {
+		return nil // or one transfer of everything, which asks no plan
+	}
+	for f := range b.flights {
+		if f.kind != fromOrigin || !f.follows {
+			continue
+		}
+		for p, run := b.geo.PieceOf(f.run.First), b.geo.PiecesOf(f.run); p < run.End(); p++ {
+			if !b.store.PieceComplete(p) {
+				pieces = append(pieces, blob.Run{First: p, Count: 1})
+			}
+		}
+	}
+	return pieces
 }
 
 // demand yields what parked reads wait for and nobody is fetching well enough, the most urgent and the longest
@@ -167,7 +174,7 @@ func (b *Blob) demand(now time.Time) iter.Seq[need] {
 	})
 	return func(yield func(need) bool) {
 		for _, p := range waiting {
-			if !b.uncovered(need{run: p.run, class: p.class, since: p.since, follows: p.follows}, now, yield) {
+			if !b.uncovered(need{run: p.run, class: p.class, since: p.since, follows: p.follows, by: p}, now, yield) {
 				return
 			}
 		}
@@ -274,8 +281,8 @@ func (b *Blob) bulk(now time.Time) iter.Seq[need] {
 
 // wish collects the pieces that this node would read from the origin.
 type wish struct {
-	reading, urgent, ahead []blob.Run
-	pieces                 uint32 // in urgent and ahead
+	urgent, ahead []blob.Run
+	pieces        uint32
 }
 
 // add notes one piece.

@@ -116,12 +116,13 @@ func (b *Blob) route(piece uint32, n need, w *wish, now time.Time) sourceKind {
 	case n.late:
 		return fromOrigin
 	case b.plan.Held(piece):
+		n.by.held = now
 		if now.Sub(n.since) > heldFor {
 			return fromOrigin
 		}
 	case !n.follows || now.Before(b.unplanned):
 		return fromOrigin
-	case now.Sub(n.since) > askLease:
+	case now.Sub(n.since) > askLease && now.Sub(n.by.held) > askLease: // its holder may just have completed it
 		b.unplanned = now.Add(unplanned)
 		return fromOrigin
 	}
@@ -136,7 +137,7 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 	}
 	for at := n.run.First; at < n.run.End(); {
 		piece := b.geo.PieceOf(at)
-		rest := need{run: blob.Run{First: at, Count: n.run.End() - at}, class: n.class, since: n.since, follows: n.follows, late: n.late, avoid: n.avoid}
+		rest := need{run: blob.Run{First: at, Count: n.run.End() - at}, class: n.class, since: n.since, follows: n.follows, by: n.by, late: n.late, avoid: n.avoid}
 		kind := b.route(piece, rest, w, now)
 		end := min(n.run.End(), b.geo.PieceBlocks(piece).End())
 		switch kind {
@@ -150,7 +151,7 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 			same := func(next uint32) bool {
 				more := need{run: b.geo.PieceBlocks(next), class: max(n.class, blob.Readahead), follows: true}
 				if now.Before(b.unplanned) {
-					more.class = n.class
+					more.class, more.by = n.class, n.by
 				}
 				return b.route(next, more, w, now) == fromOrigin
 			}
