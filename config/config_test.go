@@ -284,3 +284,22 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// TestUnreadableFile: what cannot be read is told apart from what is wrong in it, and says what to do.
+func TestUnreadableFile(t *testing.T) {
+	dir := t.TempDir()
+	loop := filepath.Join(dir, "loop")
+	if err := os.Symlink("loop", loop); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(dir, "none"):         "create it, or name another one with --config",
+		loop:                               "readable for user id 7, or name another one with --config",
+		filepath.Join(loop, "config.yaml"): "readable for user id 7, or name another one with --config",
+	} {
+		_, err := Load(Input{File: path, UID: 7})
+		if err == nil || errors.Is(err, blob.ErrInvalid) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

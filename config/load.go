@@ -142,16 +142,24 @@ func readFile(in Input, getenv func(string) string) (path string, data []byte, e
 		case errors.Is(err, fs.ErrNotExist) && !must:
 			continue
 		case err != nil:
-			return "", nil, fmt.Errorf("configuration file: %w: check the path and its permissions", err)
+			return "", nil, unreadable(err, in)
 		case st.Size() > maxFile || !st.Mode().IsRegular():
 			return "", nil, fmt.Errorf("%w: configuration file %s is not a regular file of at most %d bytes", blob.ErrInvalid, path, maxFile)
 		}
 		if data, err = os.ReadFile(path); err != nil {
-			return "", nil, fmt.Errorf("configuration file: %w: check its permissions", err)
+			return "", nil, unreadable(err, in)
 		}
 		return path, data, nil
 	}
 	return "", nil, nil
+}
+
+// unreadable says what to do about a configuration file that cannot be read; err names it.
+func unreadable(err error, in Input) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("configuration file: %w: create it, or name another one with --config", err)
+	}
+	return fmt.Errorf("configuration file: %w: make it, and the directories above it, readable for user id %d, or name another one with --config", err, in.UID)
 }
 
 // parseFile reads YAML: a flat map from keys to values.

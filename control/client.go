@@ -77,21 +77,18 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	if errors.Is(err, ErrLocal) {
 		return err
 	}
-	return fmt.Errorf("%w: the daemon in %s %w (%v): see daemon.log there", blob.ErrUnavailable, c.state, errBroke, err)
+	return fmt.Errorf("%w: the daemon in %s %w (%v): see daemon.log there", blob.ErrUnavailable, c.state, ErrBroke, err)
 }
 
 func read(r io.Reader, to any) error {
 	return json.NewDecoder(io.LimitReader(r, maxAnswer)).Decode(to)
 }
 
-// errBroke marks an exchange that began and did not end.
-var errBroke = errors.New("broke off")
-
 // again repeats, once, a request that may be repeated when its exchange broke off: the daemon was just dying,
 // and the second try finds it gone, or the next one there.
 func again[A any](ctx context.Context, c *Client, path string, q any) (A, error) {
 	a, err := ask[A](ctx, c, path, q)
-	if errors.Is(err, errBroke) {
+	if errors.Is(err, ErrBroke) {
 		return ask[A](ctx, c, path, q)
 	}
 	return a, err

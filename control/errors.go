@@ -14,6 +14,9 @@ var ErrLocal = errors.New("local")
 // ErrNoDaemon says that nobody answers at the control socket.
 var ErrNoDaemon = errors.New("no pantala daemon runs")
 
+// ErrBroke marks an exchange that began and did not end: the daemon was just stopping, or it died.
+var ErrBroke = errors.New("broke off")
+
 // Local gives err the class ErrLocal and leaves its text. nil stays nil.
 func Local(err error) error {
 	if err == nil || errors.Is(err, ErrLocal) {

@@ -193,14 +193,27 @@ func TestUmountBusy(t *testing.T) {
 	if len(e2etest.MountsBelow(dir)) != 1 {
 		t.Errorf("umount says busy, but the mount is gone")
 	}
-	if r := n.Umount("--force", dir); r.Code != 0 {
-		t.Errorf("%v", r)
+	begun := time.Now()
+	if r := n.Umount("--force", dir); r.Code != 0 || time.Since(begun) > 5*time.Second {
+		t.Errorf("umount --force of a busy mount took %v: %v", time.Since(begun), r)
 	}
 	if left := e2etest.MountsBelow(dir); len(left) != 0 {
 		t.Errorf("left mounted after --force: %v", left)
 	}
+	// The file is still open, and the directory is free.
+	path = n.MountAt(dir, url)
+	mustSum(t, sum(w, path), file)
+	if holder.Ended() {
+		t.Errorf("who has the file open is gone: %v", holder.Wait(0))
+	}
+	if s := n.Status(); len(s.Mounts) != 1 {
+		t.Errorf("status shows %d mounts, not one: %+v", len(s.Mounts), s.Mounts)
+	}
 	holder.Signal(syscall.SIGKILL)
 	holder.Wait(10 * time.Second)
+	if r := n.Umount(dir); r.Code != 0 {
+		t.Errorf("%v", r)
+	}
 
 	path = n.MountAt(dir, url)
 	if r := w.Run(10*time.Second, "umount", dir); r.Code != 0 {
@@ -209,6 +222,39 @@ func TestUmountBusy(t *testing.T) {
 	w.Until(10*time.Second, "the node notices umount(8)", func() bool { return len(n.PIDs()) == 0 || len(n.Status().Mounts) == 0 })
 	n.MountAt(dir, url)
 	mustSum(t, sum(w, path), file)
+}
+
+// A node that is told to stop ends, also when somebody has files of it open: of a mount, and of one that was taken
+// away by force.
+func TestStopWhileBusy(t *testing.T) {
+	w := e2etest.New(t)
+	file := small(t)
+	url := w.Nginx("100m").Serve(file, "model.bin")
+	n := w.Node("n")
+	dir := w.Dir("mnt")
+	hold := func() *e2etest.Process {
+		path, ready := n.MountAt(dir, url), filepath.Join(w.Dir("ready"), "yes")
+		p := w.Start(e2etest.Command{Args: []string{"sh", "-c", `exec 3<"$0"; : >"$1"; exec sleep 600`, path, ready}})
+		w.Until(10*time.Second, "the file is open", func() bool { _, err := os.Stat(ready); return err == nil })
+		return p
+	}
+	first := hold()
+	if r := n.Umount("--force", dir); r.Code != 0 {
+		t.Fatalf("%v", r)
+	}
+	second := hold()
+	pid := n.PID()
+	syscall.Kill(pid, syscall.SIGTERM)
+	if !e2etest.Poll(20*time.Second, func() bool { return !e2etest.Alive(pid) }) {
+		t.Error("the daemon survives SIGTERM for 20 s")
+	}
+	if left := e2etest.MountsBelow(dir); len(left) != 0 {
+		t.Errorf("left mounted: %v", left)
+	}
+	for _, p := range []*e2etest.Process{first, second} {
+		p.Signal(syscall.SIGKILL)
+		p.Wait(10 * time.Second)
+	}
 }
 
 // -f stays in the foreground and unmounts on Ctrl-C and on SIGTERM.

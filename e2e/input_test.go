@@ -145,6 +145,23 @@ func TestBadDirectory(t *testing.T) {
 		}
 		refused(t, n, n.Run("mount", url, dir), exitLocal, dir, "permission", n.State)
 	})
+	t.Run("no permission for the configuration", func(t *testing.T) {
+		e2etest.NeedRoot(t)
+		n, dir, conf := w.Node("n"), w.Dir("mnt"), w.Dir("conf")
+		n.UID = nobody
+		file := filepath.Join(conf, "config.yaml")
+		if err := os.WriteFile(file, []byte("timeout: 5s\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(conf, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, n, n.Run("mount", "--config", file, url, dir), exitLocal, dir, file, "permission", "readable", "--config")
+		if err := os.Chmod(conf, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, n, n.Run("mount", "--config", file, url, dir), exitLocal, dir, file, "permission", "readable", "--config")
+	})
 	t.Run("no permission for the directory", func(t *testing.T) {
 		e2etest.NeedRoot(t)
 		n, dir := w.Node("n"), w.Dir("mnt")

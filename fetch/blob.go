@@ -110,8 +110,10 @@ type Blob struct {
 	parked    map[blob.Waiter]*parked
 	flights   map[*flight]struct{}
 	lastErr   error
+	cause     error     // the last error of a source
+	refused   error     // the last final error of the origin
 	failed    []failure // what timed out a moment ago
-	fillFrom  uint32    // every block before it is present
+	fillFrom  uint32    // every block before it was present
 	unplanned time.Time // until then blocked readers do without leases
 	sides     [3]side   // indexed by sourceKind
 
@@ -162,6 +164,7 @@ func (b *Blob) Close() error {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
+		b.flying.Wait()
 		<-b.done
 		return nil
 	}
@@ -332,11 +335,22 @@ func (b *Blob) copyPresent(p []byte, off int64) error {
 	return nil
 }
 
-// signal is the Waiter of ReadAt.
-type signal chan error
+// reader is the Waiter of ReadAt.
+type reader struct {
+	b      *Blob
+	p      []byte
+	off    int64
+	copied bool // p has its bytes; read after done
+	done   chan error
+}
 
-// Ready implements blob.Waiter.
-func (s signal) Ready(err error) { s <- err }
+// Ready implements blob.Waiter. What is not kept is copied at once: when the reader runs it may be gone again.
+func (r *reader) Ready(err error) {
+	if err == nil && r.b.unkept.Load() != 0 {
+		r.copied = r.b.copyPresent(r.p, r.off) == nil // else the reader tries again
+	}
+	r.done <- err
+}
 
 // ReadAt implements [blob.ReaderAt].
 func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
@@ -355,20 +369,24 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 		if !errors.Is(err, blob.ErrAbsent) {
 			return err
 		}
-		w := make(signal, 1)
+		w := &reader{b: b, p: p, off: off, done: make(chan error, 1)}
 		if b.Want(off, len(p), w) {
 			continue
 		}
 		select {
-		case err = <-w:
+		case err = <-w.done:
 		case <-ctx.Done():
 			if b.Cancel(w) {
 				return ctx.Err()
 			}
-			err = <-w
+			err = <-w.done
 		}
 		if err != nil {
 			return err
+		}
+		if w.copied {
+			b.Touch(off, len(p))
+			return nil
 		}
 	}
 }

@@ -490,6 +490,28 @@ func TestFullCacheStillReads(t *testing.T) {
 	}
 }
 
+// TestFullCacheManyLargeReads: reads that together need more than the memory for what is not kept do not drive
+// out each other's blocks for ever, nor does one that alone needs more.
+func TestFullCacheManyLargeReads(t *testing.T) {
+	data := content(16 << 20)
+	store := open(t, data, blockio.Options{Quota: 1 << 20})
+	origin := source(data)
+	origin.before = func(context.Context) error { time.Sleep(time.Millisecond); return nil } // so that they meet
+	b := start(t, Options{Memory: MinMemory, Timeout: 10 * time.Second}, Config{Store: store, Origin: origin, Fill: FillNever})
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for k := range 4 {
+				off, n := (i*2<<20+k*5<<19)%(14<<20)+100, 1<<20+i<<14
+				if p, err := read(t, b, off, n); err != nil || !bytes.Equal(p, data[off:off+n]) {
+					t.Errorf("%d bytes at %d: %v", n, off, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
 type waiter chan error
 
 func (w waiter) Ready(err error) { w <- err }

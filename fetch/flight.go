@@ -13,8 +13,10 @@ import (
 
 const (
 	// patience is how long a transfer that a reader is blocked on may stand still before another source is
-	// asked too.
-	patience = 300 * time.Millisecond
+	// asked too. A transfer is seen to move only when a whole buffer has come, so a slow source gets twice the
+	// time that one takes it, up to maxPatience: 1 Mbit/s brings 256 KiB in 2.1 s.
+	patience    = 300 * time.Millisecond
+	maxPatience = 5 * time.Second
 
 	// soon is the time within which a block that is further back in a transfer must be expected; else a
 	// blocked reader gets a transfer of its own.
@@ -27,18 +29,36 @@ type flight struct {
 	class   blob.Class
 	kind    sourceKind
 	follows bool // more of the same will be read: the pieces will be completed
+	whole   bool // the one transfer of an origin that can only be read from its start
 	started time.Time
 	cancel  context.CancelFunc
+
+	overtaken bool // it has been cancelled; guarded by Blob.mu
 
 	landed   atomic.Int64 // bytes
 	progress atomic.Int64 // unix nanoseconds of the last block that landed
 	front    atomic.Uint32
 }
 
+// stands reports whether nothing has come for longer than it should take. rate is what transfers from this
+// source have brought lately, in bytes per second; 0: not known.
+func (f *flight) stands(rate float64, now time.Time) bool {
+	still := now.Sub(time.Unix(0, f.progress.Load()))
+	if still <= patience || rate == 0 {
+		return still > patience
+	}
+	buffer := min(f.run.Count, blob.MaxBuffer)
+	if f.kind == fromOrigin && f.class <= blob.Read {
+		buffer = 1 // a slow origin fills the buffers of blocked readers block by block
+	}
+	expected := 2 * float64(buffer) * blob.BlockSize / rate
+	return still.Seconds() > min(expected, maxPatience.Seconds())
+}
+
 // late reports whether a reader that has been blocked on a block of this transfer since a while should be
 // helped by another one, and which source that had better avoid: this one, when it stands still.
-func (f *flight) late(block uint32, since, now time.Time) (late bool, avoid sourceKind) {
-	if now.Sub(time.Unix(0, f.progress.Load())) > patience {
+func (f *flight) late(block uint32, rate float64, since, now time.Time) (late bool, avoid sourceKind) {
+	if f.stands(rate, now) {
 		return true, f.kind
 	}
 	if f.class <= blob.Read {
@@ -53,6 +73,45 @@ func (f *flight) late(block uint32, since, now time.Time) (late bool, avoid sour
 		return false, nowhere
 	}
 	return float64(ahead*blob.BlockSize)/(float64(landed)/took) > soon.Seconds(), nowhere
+}
+
+// late is [flight.late] for all transfers that bring block: nobody is to be asked besides while one of them will
+// bring it soon, or when both sources stand still. Needs mu.
+func (b *Blob) late(block uint32, since, now time.Time) (late bool, avoid sourceKind) {
+	for f := range b.flights {
+		if !f.run.Contains(block) {
+			continue
+		}
+		slow, still := f.late(block, b.sides[f.kind].rate, since, now)
+		if !slow || still != nowhere && avoid != nowhere && still != avoid {
+			return false, nowhere
+		}
+		late, avoid = true, max(avoid, still)
+	}
+	return late, avoid
+}
+
+// overtake ends the transfers all of whose blocks are here before they brought them. One that has brought nothing
+// yet may go on for maxPatience while there is room, to show how fast its source is; then that rests as after a
+// failure. Needs mu.
+func (b *Blob) overtake(now time.Time) {
+	for f := range b.flights {
+		// One that has brought everything itself is about to end, and keeps its connection.
+		_, n := b.geo.Bytes(f.run)
+		landed := f.landed.Load()
+		if f.overtaken || landed >= n || !b.has(f.run) {
+			continue
+		}
+		s := &b.sides[f.kind]
+		if landed == 0 {
+			if now.Sub(f.started) < maxPatience && s.demand < maxDemand/2 {
+				continue
+			}
+			s.failedAt(now)
+		}
+		f.overtaken = true
+		f.cancel()
+	}
 }
 
 // launch starts a transfer of run unless there are enough of its sort already. Needs mu.
@@ -75,6 +134,7 @@ func (b *Blob) launch(run blob.Run, n need, kind sourceKind, now time.Time) {
 	}
 	ctx, cancel := context.WithCancel(blob.WithClass(b.ctx, class))
 	f := &flight{run: run, class: class, kind: kind, follows: n.follows, started: now, cancel: cancel}
+	f.whole = kind == fromOrigin && !b.origin.Ranges()
 	f.progress.Store(now.UnixNano())
 	f.front.Store(run.First)
 	b.flights[f] = struct{}{}
@@ -95,6 +155,7 @@ func (b *Blob) startStream(n need, now time.Time) {
 		return
 	}
 	if s := &b.sides[fromOrigin]; s.demand+s.bulk == 0 && now.After(s.restUntil) {
+		n.class = blob.Background // whoever waits for something far behind may ask peers for it
 		b.launch(b.geo.Blob(), n, fromOrigin, now)
 	}
 }
@@ -108,10 +169,10 @@ func (b *Blob) fly(ctx context.Context, f *flight) {
 	switch {
 	case f.kind == fromPeers:
 		err = b.peers.Fetch(ctx, f.run, to)
-	case b.origin.Ranges():
-		err = b.origin.Fetch(ctx, f.run, to)
-	default:
+	case f.whole:
 		err = b.stream(ctx, to)
+	default:
+		err = b.origin.Fetch(ctx, f.run, to)
 	}
 	now := time.Now()
 	b.mu.Lock()
@@ -125,15 +186,19 @@ func (b *Blob) fly(ctx context.Context, f *flight) {
 	if landed := f.landed.Load(); landed > 0 {
 		s.measured(landed, now.Sub(f.started))
 	}
-	if err != nil && ctx.Err() == nil {
+	kept := !errors.Is(err, blob.ErrNoSpace) // else the source is not to blame
+	if err != nil && ctx.Err() == nil && kept {
 		s.failedAt(now)
-		b.lastErr = err
+		b.lastErr, b.cause = err, err
+		if f.kind == fromOrigin && final(err) {
+			b.refused = err
+		}
 	}
 	b.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
 		b.engine.log.Debug("transfer failed", "blob", b.store.ID(), "blocks", f.run, "class", f.class, "err", err)
 		if f.kind == fromOrigin && final(err) {
-			b.failDemand(b.geo.Blob(), err)
+			b.failDemand(err, func(blob.Run) bool { return true })
 		}
 	}
 	b.Wake()
@@ -256,15 +321,19 @@ func (s *sink) Done(r blob.Run) error {
 		}
 	}
 	err := s.b.store.Put(r, buf, trust)
+	unkept := false
 	switch {
 	case errors.Is(err, blob.ErrNoSpace):
-		s.b.transient.add(r, buf)
-		if now := time.Now().UnixNano(); s.b.unkept.Swap(now) < now-int64(time.Minute) {
+		now := time.Now()
+		if last := s.b.unkept.Swap(now.UnixNano()); last < now.Add(-time.Minute).UnixNano() {
 			s.b.engine.log.Warn("the cache cannot keep what is read; reads go on without it", "blob", s.b.store.ID(), "err", err)
 		}
+		s.b.hold(r, buf, now)
+		unkept = s.f.class > blob.Read && !s.f.whole // nobody is blocked on the rest of it
 	case err != nil:
 		if errors.Is(err, blob.ErrCorrupt) {
 			s.b.corrupt.Add(1)
+			s.b.published(r) // the blocks that are right are kept
 		}
 		return err
 	}
@@ -275,6 +344,9 @@ func (s *sink) Done(r blob.Run) error {
 		s.f.front.Store(r.End())
 	}
 	s.b.published(r)
+	if unkept {
+		return err
+	}
 	return nil
 }
 

@@ -57,6 +57,7 @@ func (b *Blob) run() {
 		}
 		now := time.Now()
 		b.expire(now)
+		b.refuse()
 		timer.Reset(b.pump(now))
 	}
 }
@@ -65,13 +66,14 @@ func (b *Blob) run() {
 func (b *Blob) expire(now time.Time) {
 	var late []*parked
 	b.mu.Lock()
+	moved := b.streamed()
 	for w, p := range b.parked {
-		if !p.deadline.IsZero() && !now.Before(p.deadline) {
+		if !p.deadline.IsZero() && !now.Before(p.deadline) && !now.Before(moved.Add(b.engine.timeout)) {
 			late = append(late, p)
 			delete(b.parked, w)
 		}
 	}
-	cause := b.lastErr
+	cause := b.cause
 	b.mu.Unlock()
 	for _, p := range late {
 		err := fmt.Errorf("%w: no source delivered blocks %v within %v", blob.ErrUnavailable, p.run, b.engine.timeout)
@@ -80,6 +82,17 @@ func (b *Blob) expire(now time.Time) {
 		}
 		b.fail(p, err, now)
 	}
+}
+
+// streamed is when the last block came of an origin that can only be read from its start. A read waits for as
+// long as that goes on: its bytes will come by. Needs mu.
+func (b *Blob) streamed() (moved time.Time) {
+	for f := range b.flights {
+		if f.whole {
+			moved = time.Unix(0, f.progress.Load())
+		}
+	}
+	return moved
 }
 
 // fail ends one read that is no longer parked.
@@ -93,13 +106,24 @@ func (b *Blob) fail(p *parked, err error, now time.Time) {
 	p.waiter.Ready(err)
 }
 
-// failDemand fails every parked read that only the origin could have served, once the origin has refused for
-// good.
-func (b *Blob) failDemand(run blob.Run, err error) {
+// refuse fails the reads for which the origin is not asked any more because it has refused for good. An origin
+// that is only away has refused nothing.
+func (b *Blob) refuse() {
+	b.mu.Lock()
+	err := b.refused
+	b.mu.Unlock()
+	if err != nil {
+		b.failDemand(err, func(r blob.Run) bool { return b.origin.Ranges() && !b.origin.Has(r) })
+	}
+}
+
+// failDemand fails every parked read of a run that only the origin could have served, once the origin has refused
+// for good.
+func (b *Blob) failDemand(err error, lost func(blob.Run) bool) {
 	var hit []*parked
 	b.mu.Lock()
 	for w, p := range b.parked {
-		if !p.run.Intersect(run).Empty() && !b.peersHave(p.run) {
+		if lost(p.run) && !b.peersHave(p.run) {
 			hit = append(hit, p)
 			delete(b.parked, w)
 		}
@@ -120,7 +144,11 @@ func final(err error) bool {
 func (b *Blob) pump(now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.store.Complete() && len(b.parked) == 0 {
+	if b.closed {
+		return time.Hour
+	}
+	b.overtake(now)
+	if b.store.Complete() && len(b.parked) == 0 {
 		return time.Hour
 	}
 	var wish wish
@@ -166,19 +194,46 @@ func (b *Blob) reading() (pieces []blob.Run) {
 // demand yields what parked reads wait for and nobody is fetching well enough, the most urgent and the longest
 // waiting first. Needs mu.
 func (b *Blob) demand(now time.Time) iter.Seq[need] {
+	return func(yield func(need) bool) {
+		for _, p := range b.admitted(now) {
+			if !b.uncovered(need{run: p.run, class: p.class, since: p.since, follows: p.follows, by: p}, now, yield) {
+				return
+			}
+		}
+	}
+}
+
+// admitted lists the parked reads that may have transfers, the most urgent and the longest waiting first. While
+// the store keeps nothing those are as many as fit into transient together: more would drive out each other's
+// blocks, and none would ever have all of its own. Needs mu.
+func (b *Blob) admitted(now time.Time) []*parked {
 	waiting := slices.SortedFunc(maps.Values(b.parked), func(x, y *parked) int {
 		if c := cmp.Compare(x.class, y.class); c != 0 {
 			return c
 		}
 		return x.since.Compare(y.since)
 	})
-	return func(yield func(need) bool) {
-		for _, p := range waiting {
-			if !b.uncovered(need{run: p.run, class: p.class, since: p.since, follows: p.follows, by: p}, now, yield) {
-				return
-			}
+	if now.UnixNano()-b.unkept.Load() >= int64(pauseUnkept) {
+		return waiting
+	}
+	room := b.transient.limit
+	for i, p := range waiting {
+		if room -= int(p.run.Count); room < 0 && i > 0 {
+			return waiting[:i]
 		}
 	}
+	return waiting
+}
+
+// hold keeps blocks that the store could not for the reads that wait for them.
+func (b *Blob) hold(r blob.Run, data []byte, now time.Time) {
+	var needed []blob.Run
+	b.mu.Lock()
+	for _, p := range b.admitted(now) {
+		needed = append(needed, p.run)
+	}
+	b.mu.Unlock()
+	b.transient.add(r, data, needed)
 }
 
 // absent yields the maximal runs inside r that cannot be read now.
@@ -189,13 +244,17 @@ func (b *Blob) absent(r blob.Run) iter.Seq[blob.Run] {
 			if !ok {
 				return
 			}
-			at = run.End()
-			if b.unkept.Load() != 0 && b.has(run) {
-				continue
+			for at = run.First; b.unkept.Load() != 0 && at < run.End() && b.has(blob.Run{First: at, Count: 1}); {
+				at++
 			}
-			if !yield(run) {
+			end := at
+			for end < run.End() && (b.unkept.Load() == 0 || !b.has(blob.Run{First: end, Count: 1})) {
+				end++
+			}
+			if at < end && !yield(blob.Run{First: at, Count: end - at}) {
 				return
 			}
+			at = end
 		}
 	}
 }
@@ -210,10 +269,10 @@ func (b *Blob) uncovered(n need, now time.Time, yield func(need) bool) bool {
 			part.run = blob.Run{First: at, Count: end - at}
 			at = end
 			if f != nil {
-				if n.class > blob.Read || b.flightsOver(part.run) > 1 {
+				if n.class > blob.Read {
 					continue
 				}
-				if part.late, part.avoid = f.late(part.run.First, n.since, now); !part.late {
+				if part.late, part.avoid = b.late(part.run.First, n.since, now); !part.late {
 					continue
 				}
 			}
@@ -225,18 +284,17 @@ func (b *Blob) uncovered(n need, now time.Time, yield func(need) bool) bool {
 	return true
 }
 
-// flightAt returns the transfer that brings block at (nil: none) and where that answer ends. Needs mu.
-func (b *Blob) flightAt(at, limit uint32) (*flight, uint32) {
-	end := limit
+// flightAt returns a transfer that brings block at (nil: none) and where another answer begins. Needs mu.
+func (b *Blob) flightAt(at, limit uint32) (found *flight, end uint32) {
+	end = limit
 	for f := range b.flights {
 		if f.run.Contains(at) {
-			return f, min(limit, f.run.End())
-		}
-		if f.run.First > at {
+			found, end = f, min(end, f.run.End())
+		} else if f.run.First > at {
 			end = min(end, f.run.First)
 		}
 	}
-	return nil, end
+	return found, end
 }
 
 // flightsOver counts the transfers that touch r. Needs mu.
@@ -267,6 +325,9 @@ func (b *Blob) bulk(now time.Time) iter.Seq[need] {
 			return
 		}
 		first, ok := b.store.NextAbsent(b.fillFrom, b.geo.Blocks())
+		if !ok { // but a dispute may have taken away what was there
+			first, ok = b.store.NextAbsent(0, b.geo.Blocks())
+		}
 		if !ok {
 			return
 		}

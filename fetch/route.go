@@ -142,7 +142,7 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 		end := min(n.run.End(), b.geo.PieceBlocks(piece).End())
 		switch kind {
 		case fromPeers:
-			end = b.extend(at, end, b.geo.PieceBlocks(piece).End(), n, func(uint32) bool { return true })
+			end = b.extend(at, end, b.geo.PieceBlocks(piece).End(), n, now, func(uint32) bool { return true })
 		case fromOrigin:
 			limit := at + b.sides[fromOrigin].chunk()
 			if n.class <= blob.Read {
@@ -165,7 +165,7 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 				for end < n.run.End() && b.route(b.geo.PieceOf(end), rest, w, now) == fromOrigin {
 					end = min(n.run.End(), b.geo.PieceBlocks(b.geo.PieceOf(end)).End())
 				}
-				end = b.extend(at, end, limit, n, same)
+				end = b.extend(at, end, limit, n, now, same)
 			}
 		default:
 			at = end
@@ -178,9 +178,12 @@ func (b *Blob) start(n need, now time.Time, w *wish) {
 
 // extend stretches what a blocked sequential reader needs, [at,end), over what it will need next, up to limit,
 // so that one transfer brings both. Needs mu.
-func (b *Blob) extend(at, end, limit uint32, n need, same func(piece uint32) bool) uint32 {
+func (b *Blob) extend(at, end, limit uint32, n need, now time.Time, same func(piece uint32) bool) uint32 {
 	if n.class > blob.Read || !n.follows || n.late || end < n.run.End() {
 		return end
+	}
+	if now.UnixNano()-b.unkept.Load() < int64(pauseUnkept) { // it would push out what others wait for
+		limit = min(limit, end+uint32(b.transient.limit/4))
 	}
 	window := b.ahead.follows(int64(at) * blob.BlockSize)
 	limit = min(limit, b.geo.Blocks(), uint32((window+blob.BlockSize-1)/blob.BlockSize))

@@ -10,16 +10,16 @@
 //
 // # Goroutines
 //
-// One per mount, which waits for its end, belongs to the [Node]: Close waits for it. Those of a live blob (the
-// wait for a tracker's first answer, the check of a digest, the questions to an origin that was away) belong to
-// that blob: its last release waits for them. hashFile and Download.Wait wait for their own. The parts own
-// theirs.
+// One per mount, which waits for its end, belongs to the [Node]: Close waits for it, unless somebody has a file of
+// it open whom only the end of the process can cut off. Those of a live blob (the wait for a tracker's first
+// answer, the check of a digest, the questions to an origin that was away) belong to that blob: its last release
+// waits for them. ask, hashFile and Download.Wait wait for their own. The parts own theirs.
 //
 // # Locks
 //
-// Node.mu guards the tables of mounts, shares, live blobs and engines. It is held for look-ups only, never over
-// I/O, a channel or a call into another package. live.swarms guards the list of swarms that a blob is in; it is
-// a leaf.
+// Node.mu guards the tables of mounts (those in the file tree, and those that were detached from it while somebody
+// has a file open), shares, live blobs and engines. It is held for look-ups only, never over I/O, a channel or a
+// call into another package. live.swarms guards the list of swarms that a blob is in; it is a leaf.
 //
 // # Errors
 //

@@ -98,7 +98,7 @@ const probeAfter = time.Second
 // then with how far it is.
 func (d *Download) Wait(ctx context.Context, want blob.Hash, tell func(control.Transfer)) error {
 	check := want != (blob.Hash{}) && !d.live.verified(want)
-	return d.wait(ctx, check, tell, func(ctx context.Context) error { return d.live.verify(ctx, want) })
+	return d.wait(ctx, check, tell, func(ctx context.Context) error { return d.node.verify(ctx, d.live, want) })
 }
 
 // wait runs hash, which follows behind, beside the download when check is set.

@@ -188,6 +188,9 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		l.digest.Store(&f.digest) // computed from these very bytes
 	} else {
 		l.opened = l.store.Present() - before
+		if sum, ok := (digests{digestsDir(n.cfg.State)}).get(l.store); ok {
+			l.digest.Store(&sum)
+		}
 	}
 	// The swarm and the tracker call wake before fetch is there.
 	var fetching atomic.Pointer[fetch.Blob]

@@ -28,6 +28,8 @@ type mount struct {
 	// Guarded by Node.mu.
 	state string // "mounting", "ready", "failed"
 	err   error  // why it failed
+	over  bool   // nothing of it is served any more
+	kept  bool   // it is over, but its blob is held for status until it is unmounted by name
 }
 
 // Mount implements control.Node.
@@ -48,6 +50,9 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 		return reply, err
 	}
 	r.Dir = filepath.Clean(r.Dir)
+	if err := n.noticeLazy(r.Dir); err != nil {
+		return reply, err
+	}
 	m := &mount{request: r, source: redact(r.Source), gone: make(chan struct{}), state: "mounting"}
 	if err := n.reserve(m); err != nil {
 		return reply, err
@@ -80,7 +85,7 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 	}
 	check := want != (blob.Hash{}) && !l.verified(want)
 	if check && l.store.Complete() { // then it costs little, and the mount can be refused
-		if err := l.verify(ctx, want); err != nil {
+		if err := n.verify(ctx, l, want); err != nil {
 			n.release(l)
 			return reply, err
 		}
@@ -94,8 +99,10 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 		l.work.Go(func() { n.verifyLater(l.ctx, m, want) })
 	}
 	if ctx.Err() != nil { // the command that asked is gone: it would not know of the mount
-		n.detach(n.ctx, m, true)
-		<-m.gone
+		if err := n.detach(ctx, m); err != nil {
+			n.log.Error("unmounting", "dir", r.Dir, "err", err)
+		}
+		n.settle(context.WithoutCancel(ctx), m)
 		return reply, context.Cause(ctx)
 	}
 	n.log.Info("mounted", "source", m.source, "dir", r.Dir, "blob", l.id, "size", l.store.Size(), "present", l.store.Present())
@@ -152,7 +159,9 @@ func (n *Node) reserve(m *mount) error {
 
 func (n *Node) forget(m *mount) {
 	n.mu.Lock()
-	delete(n.mounts, m.request.Dir)
+	if n.mounts[m.request.Dir] == m {
+		delete(n.mounts, m.request.Dir)
+	}
 	n.mu.Unlock()
 	n.rest()
 }
@@ -207,23 +216,6 @@ func (n *Node) serve(ctx context.Context, m *mount, digest blob.Hash) error {
 	return nil
 }
 
-// ended takes a mount that is no longer one out of the tables. One that failed its digest stays in status
-// until it is unmounted by name.
-func (n *Node) ended(m *mount) {
-	n.mu.Lock()
-	failed := m.state == "failed"
-	if !failed {
-		delete(n.mounts, m.request.Dir)
-	}
-	n.mu.Unlock()
-	n.log.Info("unmounted", "dir", m.request.Dir)
-	if !failed {
-		n.release(m.live)
-	}
-	close(m.gone)
-	n.rest()
-}
-
 // modTime is the modification time of the mounted file: the origin's when its validator says one, else that
 // of the node's start.
 func modTime(validator string, otherwise time.Time) time.Time {
@@ -231,49 +223,6 @@ func modTime(validator string, otherwise time.Time) time.Time {
 		return t
 	}
 	return otherwise
-}
-
-// Unmount implements control.Node.
-func (n *Node) Unmount(ctx context.Context, dir string, force bool) error {
-	dir = filepath.Clean(dir)
-	n.mu.Lock()
-	m := n.mounts[dir]
-	var state string
-	if m != nil {
-		state = m.state
-	}
-	n.mu.Unlock()
-	switch {
-	case m == nil:
-		return fmt.Errorf("%w: nothing is mounted at %s by this daemon: pantala status lists what is", blob.ErrNotFound, dir)
-	case state == "mounting":
-		return control.Local(fmt.Errorf("%s is only being mounted: try again in a moment", dir))
-	}
-	return n.unmount(ctx, m, force)
-}
-
-// unmount ends one mount and waits until it is forgotten.
-func (n *Node) unmount(ctx context.Context, m *mount, force bool) error {
-	n.mu.Lock()
-	state := m.state
-	n.mu.Unlock()
-	if err := n.detach(ctx, m, force); err != nil {
-		return control.Local(err)
-	}
-	<-m.gone
-	if state == "failed" {
-		n.mu.Lock()
-		mine := n.mounts[m.request.Dir] == m
-		if mine {
-			delete(n.mounts, m.request.Dir)
-		}
-		n.mu.Unlock()
-		if mine {
-			n.release(m.live)
-		}
-		n.rest()
-	}
-	return nil
 }
 
 // reachable warns when others cannot reach what trackers tell them about this node.
@@ -293,21 +242,4 @@ func (n *Node) reachable(trackers []string) []string {
 		return []string{fmt.Sprintf("other machines cannot fetch from this one, which listens on %s only: pass --listen %s", n.swarm.Addr(), net.JoinHostPort("HOST", "PORT"))}
 	}
 	return nil
-}
-
-// politely bounds how long an unmount may take that is followed by force.
-const politely = 2 * time.Second
-
-// detach unmounts. force takes the mount out of the file tree when it is in use, too: who has files open there
-// reads on until they close them.
-func (n *Node) detach(ctx context.Context, m *mount, force bool) error {
-	if !force {
-		return m.fs.Unmount(ctx)
-	}
-	polite, cancel := context.WithTimeout(ctx, politely)
-	defer cancel()
-	if m.fs.Unmount(polite) == nil {
-		return nil
-	}
-	return fs.UnmountDir(m.fs.Dir(), true)
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,8 +55,11 @@ type Node struct {
 	idle    *time.Timer
 	engines map[patience]*fetch.Engine
 	mounts  map[string]*mount // by directory
-	shares  map[blob.ID]*share
-	live    map[blob.ID]*live
+	// detached are mounts that have left the file tree while somebody has a file of them open. They hold their
+	// blobs, and keep the node from being idle.
+	detached map[*mount]struct{}
+	shares   map[blob.ID]*share
+	live     map[blob.ID]*live
 }
 
 var _ control.Node = (*Node)(nil)
@@ -83,7 +88,7 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 	n := &Node{
 		cfg: c, opts: o, log: o.Log, started: time.Now(), stop: make(chan struct{}), ctx: ctx, cancel: cancel,
 		asking: asking, refuse: refuse,
-		engines: map[patience]*fetch.Engine{}, mounts: map[string]*mount{},
+		engines: map[patience]*fetch.Engine{}, mounts: map[string]*mount{}, detached: map[*mount]struct{}{},
 		shares: map[blob.ID]*share{}, live: map[blob.ID]*live{},
 	}
 	var undo []func()
@@ -102,6 +107,9 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 	// The lock of the store is ours: what lies there was left by a process that died.
 	if err = os.RemoveAll(streamDir(c.State)); err != nil {
 		return nil, control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	if err := (digests{digestsDir(c.State)}).sweep(n.store); err != nil {
+		o.Log.Warn("old digests stay", "err", err)
 	}
 	n.Cache = Cache{n.store}
 	if n.swarm, err = swarm.NewNode(swarm.Options{Listen: c.Listen, Log: o.Log}); err != nil {
@@ -124,7 +132,8 @@ func (n *Node) Done() <-chan struct{} { return n.stop }
 func (n *Node) State() string { return n.cfg.State }
 
 // Close unmounts everything, by force what is in use, and stops all parts in reverse order. ctx bounds the
-// polite part of it.
+// polite part of it. Files of mounts that are still open a moment later are cut off: who reads them on gets an
+// error.
 func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock()
 	if n.closing {
@@ -140,10 +149,7 @@ func (n *Node) Close(ctx context.Context) error {
 	n.requests.Wait()
 
 	n.mu.Lock()
-	mounts := make([]*mount, 0, len(n.mounts))
-	for _, m := range n.mounts {
-		mounts = append(mounts, m)
-	}
+	mounts := slices.AppendSeq(slices.Collect(maps.Values(n.mounts)), maps.Keys(n.detached))
 	shares := n.shares
 	n.shares = map[blob.ID]*share{}
 	n.mu.Unlock()
@@ -151,13 +157,14 @@ func (n *Node) Close(ctx context.Context) error {
 	var errs []error
 	var all sync.WaitGroup
 	var lock sync.Mutex
+	anyStuck := false
 	for _, m := range mounts {
 		all.Go(func() {
-			if err := n.unmount(ctx, m, true); err != nil {
-				lock.Lock()
-				errs = append(errs, err)
-				lock.Unlock()
-			}
+			stuck, err := n.shut(ctx, m)
+			lock.Lock()
+			defer lock.Unlock()
+			anyStuck = anyStuck || stuck
+			errs = append(errs, control.Local(err))
 		})
 	}
 	all.Wait()
@@ -165,7 +172,9 @@ func (n *Node) Close(ctx context.Context) error {
 		n.release(s.live)
 	}
 	n.cancel()
-	n.wg.Wait()
+	if !anyStuck { // else its end comes with that of the process: reads of it fail from here on
+		n.wg.Wait()
+	}
 	n.mu.Lock()
 	engines := n.engines
 	n.engines = nil
@@ -199,7 +208,9 @@ func (n *Node) end() {
 }
 
 // isIdle reports whether nobody would miss the node. Needs mu.
-func (n *Node) isIdle() bool { return n.busy == 0 && len(n.mounts) == 0 && len(n.shares) == 0 }
+func (n *Node) isIdle() bool {
+	return n.busy == 0 && len(n.mounts) == 0 && len(n.detached) == 0 && len(n.shares) == 0
+}
 
 // begin says that a request is under way that may mount or share; the caller calls done when it has ended.
 // The context it returns also ends when the node is closed.

@@ -183,7 +183,7 @@ func (n *Node) completeShare(ctx context.Context, d *Download, s *share, want bl
 	err := d.wait(ctx, l.digest.Load() == nil, tell, func(ctx context.Context) error {
 		sum, err := hashBlob(ctx, l.store)
 		if err == nil {
-			l.digest.Store(&sum)
+			n.learn(l, sum)
 		}
 		return err
 	})

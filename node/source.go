@@ -52,17 +52,15 @@ func (n *Node) find(ctx context.Context, source string, o control.Options, strea
 	if !origin.Supported(source) {
 		return found{}, unsupported(source)
 	}
-	open, cancel := context.WithTimeout(ctx, openTimeout(o, n.cfg.Timeout))
-	object, err := n.origin.Open(open, source, n.originOptions(o))
-	cancel()
+	f, cached := n.findCached(source)
+	object, err := n.ask(ctx, source, o, cached)
 	switch {
 	case err == nil:
 		return n.findObject(ctx, object, streaming)
 	case ctx.Err() != nil:
 		return found{}, context.Cause(ctx)
 	case errors.Is(err, blob.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded):
-		f, ok := n.findCached(source)
-		if !ok {
+		if !cached {
 			if !errors.Is(err, blob.ErrUnavailable) {
 				err = fmt.Errorf("%w: %s did not answer within %v: check the URL and the network, or wait longer with --timeout", blob.ErrUnavailable, redact(source), openTimeout(o, n.cfg.Timeout))
 			}
@@ -82,7 +80,22 @@ func (f found) present(n *Node) int64 {
 }
 
 func (n *Node) originOptions(o control.Options) origin.Options {
-	return origin.Options{Header: o.Header, CACert: cmp.Or(o.CACert, n.cfg.CACert), Mirrors: o.Mirrors, Log: n.log, UserAgent: "pantala/" + n.opts.Version}
+	return origin.Options{
+		Header: o.Header, CACert: cmp.Or(o.CACert, n.cfg.CACert), Mirrors: o.Mirrors, Stall: stall(n.patienceOf(o)),
+		Log: n.log, UserAgent: "pantala/" + n.opts.Version,
+	}
+}
+
+// stall is how long an origin may send nothing before its connection is given up: a third of what a reader waits
+// for, so that there is time to ask again, and again, before the read fails. Less than a second is an ordinary
+// pause, such as two lost segments (0.2 s and 0.4 s until TCP sends them again); more than 10 s is what the origin
+// package takes by itself. Where readers wait for ever there is no hurry.
+func stall(p patience) time.Duration {
+	const least, most = time.Second, 10 * time.Second
+	if p.hard {
+		return most
+	}
+	return min(max(p.timeout/3, least), most)
 }
 
 // findObject names what an origin has opened.
@@ -162,6 +175,11 @@ func resolvePeer(ctx context.Context, hostport string) ([]netip.AddrPort, error)
 // unsupported says what can be done about a source that nobody can open.
 func unsupported(source string) error {
 	const supported = "use http://, https://, file:// or a magnet: link of `pantala share`"
+	scheme, _, _ := strings.Cut(source, ":")
+	switch scheme = strings.ToLower(scheme); scheme {
+	case "http", "https", "file":
+		return malformed(scheme, source)
+	}
 	if !strings.Contains(source, "://") {
 		if abs, err := filepath.Abs(source); err == nil {
 			if _, err := os.Lstat(abs); err == nil {
@@ -173,10 +191,36 @@ func unsupported(source string) error {
 	return fmt.Errorf("%w source %q: unknown scheme: %s", blob.ErrInvalid, redact(source), supported)
 }
 
+// malformed says what is wrong with a URL of a known scheme.
+func malformed(scheme, source string) error {
+	u, err := url.Parse(source)
+	shown := redact(source)
+	switch {
+	case err != nil: // its text may quote a password
+		return fmt.Errorf("%w source %q: malformed URL: write %s://HOST[:PORT]/PATH, a %% in it as %%25, a space as %%20", blob.ErrInvalid, shown, scheme)
+	case scheme != "file":
+		return fmt.Errorf("%w source %q: the host is missing: write %s://HOST/PATH", blob.ErrInvalid, shown, scheme)
+	case u.Host != "":
+		return fmt.Errorf("%w source %q: local files have no host: write file:///PATH, with three slashes", blob.ErrInvalid, shown)
+	}
+	return fmt.Errorf("%w source %q: the path is not absolute: write file:///PATH", blob.ErrInvalid, shown)
+}
+
 // redact removes what must not be logged or shown from a source: a password, and query parameters that sign.
 func redact(source string) string {
 	u, err := url.Parse(source)
-	if err != nil || u.Host == "" {
+	if err != nil {
+		// Nobody knows what is what: all that could be a password or a query goes.
+		if i := strings.IndexAny(source, "?#"); i >= 0 {
+			source = source[:i] + "?…"
+		}
+		if i := strings.LastIndexByte(source, '@'); i >= 0 {
+			scheme, _, _ := strings.Cut(source, ":")
+			source = scheme + "://…" + source[i:]
+		}
+		return source
+	}
+	if u.Host == "" {
 		return source
 	}
 	return blob.CanonicalURL(u)

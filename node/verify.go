@@ -15,12 +15,12 @@ func (l *live) verified(want blob.Hash) bool {
 }
 
 // verify computes the digest of all bytes, for which it waits, and compares it.
-func (l *live) verify(ctx context.Context, want blob.Hash) error {
+func (n *Node) verify(ctx context.Context, l *live, want blob.Hash) error {
 	got, err := hashBlob(ctx, l.store)
 	if err != nil {
 		return err
 	}
-	l.digest.Store(&got)
+	n.learn(l, got)
 	if got != want {
 		return mismatch(l.meta.Source, got, want)
 	}
@@ -35,7 +35,7 @@ func mismatch(source string, got, want blob.Hash) error {
 // must not be read any longer, so the mount is taken away by force and its error stays in status. It ends
 // when the blob is closed.
 func (n *Node) verifyLater(ctx context.Context, m *mount, want blob.Hash) {
-	err := m.live.verify(ctx, want)
+	err := n.verify(ctx, m.live, want)
 	switch {
 	case err == nil:
 		n.log.Info("the digest is right", "dir", m.request.Dir, "digest", "sha256:"+want.String())
@@ -46,7 +46,7 @@ func (n *Node) verifyLater(ctx context.Context, m *mount, want blob.Hash) {
 			m.state, m.err = "failed", err
 		}
 		n.mu.Unlock()
-		if err := n.detach(ctx, m, true); err != nil {
+		if _, err := n.sever(ctx, m); err != nil {
 			n.log.Error("unmounting", "dir", m.request.Dir, "err", err)
 		}
 	case ctx.Err() == nil:

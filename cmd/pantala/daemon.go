@@ -19,7 +19,8 @@ const daemonLong = `Run the daemon of a --state directory in the foreground: und
 
 "pantala mount" and "pantala share" start one in the background when none runs; that one stops by
 itself when it has nothing left to do. This one stays until SIGINT or SIGTERM, or
-"pantala daemon --stop". It then unmounts everything; what is in use is detached.`
+"pantala daemon --stop". It then unmounts everything; who still has a file open two seconds later is
+cut off.`
 
 const daemonExample = `  pantala daemon --listen 10.0.0.2:6881 --tracker http://10.0.0.1:7700/announce --quota 200GiB
   pantala daemon --stop`

@@ -201,7 +201,7 @@ func checkDaemon(ctx context.Context, c config.Config) check {
 	case s.Version != version():
 		return check{"daemon", "warn", fmt.Sprintf("pid %d is of version %s, this is %s", s.PID, s.Version, version()), "stop it with pantala daemon --stop: the next mount starts a new one"}
 	}
-	return check{"daemon", "ok", fmt.Sprintf("pid %d, %d mounts, peers connect to %s", s.PID, len(s.Mounts), s.Listen), ""}
+	return check{"daemon", "ok", fmt.Sprintf("pid %d, %s, peers connect to %s", s.PID, count(len(s.Mounts), "mount"), s.Listen), ""}
 }
 
 // checkPort tries whether the peer wire could listen, unless the daemon does.

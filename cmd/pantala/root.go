@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/config"
+	"github.com/pantala/pantala/control"
 )
 
 const rootLong = `pantala makes a remote blob a local path, at once. The bytes that are read come first, from the
@@ -138,7 +141,11 @@ func (a *app) load(flags *pflag.FlagSet) (config.Config, error) {
 	if f := flags.Lookup("config"); f != nil {
 		file = f.Value.String()
 	}
-	return config.Load(config.Input{File: file, Env: a.env, Flags: given, UID: a.uid})
+	conf, err := config.Load(config.Input{File: file, Env: a.env, Flags: given, UID: a.uid})
+	if err != nil && !errors.Is(err, blob.ErrInvalid) {
+		err = control.Local(err) // what is written there is not wrong: it cannot be read
+	}
+	return conf, err
 }
 
 // output adds -o json to a command.

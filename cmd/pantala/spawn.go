@@ -41,27 +41,54 @@ const (
 	maxLog = 8 << 20
 )
 
+const (
+	// leaveFor bounds how long a daemon that is stopping is waited for: it takes up to stopTimeout for answers
+	// under way and busy mounts, then cuts off who still reads.
+	leaveFor = 4 * stopTimeout
+	// leaveEvery is how often it is looked at.
+	leaveEvery = 50 * time.Millisecond
+	// maxBroken is how many exchanges may break off. One is what a daemon leaves that was just stopping; if a
+	// request kills every daemon it is sent to, that has to come to an end.
+	maxBroken = 3
+)
+
 // withDaemon calls f with a client of the daemon, after starting one when none runs. When f fails, a daemon
-// that was started for it is stopped again.
+// that was started for it is stopped again. A daemon that is just stopping is waited for, and the next one
+// started.
 func (a *app) withDaemon(ctx context.Context, c config.Config, f func(*control.Client) error) error {
 	client := control.NewClient(c.State)
 	err := f(client)
-	// A daemon that is just stopping refuses with ErrClosed; the next one takes over when it is gone.
-	for tries := 0; tries < 3 && (errors.Is(err, control.ErrNoDaemon) || errors.Is(err, blob.ErrClosed)); tries++ {
-		var started *exec.Cmd
-		if started, err = startDaemon(ctx, c); err != nil {
+	broken := 0
+	for begun := time.Now(); ; {
+		switch {
+		case errors.Is(err, control.ErrNoDaemon), errors.Is(err, blob.ErrClosed):
+		case errors.Is(err, control.ErrBroke) && broken < maxBroken:
+			broken++
+		default:
 			return err
 		}
-		err = f(client)
+		if time.Since(begun) > leaveFor {
+			return err
+		}
+		started, serr := startDaemon(ctx, c)
+		if serr != nil {
+			return serr
+		}
 		if started == nil {
+			// Somebody answers: another command has started it, or it is still stopping.
+			select {
+			case <-time.After(leaveEvery):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			err = f(client)
 			continue
 		}
-		if err == nil {
+		if err = f(client); err == nil {
 			return started.Process.Release()
 		}
 		stopStarted(client, started)
 	}
-	return err
 }
 
 // stopAgain is how often, and stopFor how long, a daemon is asked to stop that still has something to do: the

@@ -67,7 +67,7 @@ func (a *app) printStatus(s control.Status) error {
 		if u.Quota > 0 {
 			quota = "quota " + size(u.Quota)
 		}
-		fmt.Fprintf(a.stdout, "cache: %s in %d blobs, %s, %s free on the disk\n", size(u.Bytes), u.Blobs, quota, size(u.Free))
+		fmt.Fprintf(a.stdout, "cache: %s in %s, %s, %s free on the disk\n", size(u.Bytes), count(u.Blobs, "blob"), quota, size(u.Free))
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	if len(s.Mounts) > 0 {
@@ -109,6 +109,14 @@ func (a *app) printStatus(s control.Status) error {
 }
 
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// count is a number of things: "1 blob", "2 blobs".
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
 
 // percent rounds down: 100 % is said when it is true.
 func percent(part, whole int64) string {

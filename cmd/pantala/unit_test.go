@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -155,6 +157,110 @@ func TestPercent(t *testing.T) {
 		if got := percent(c.part, c.whole); got != c.want {
 			t.Errorf("%d of %d: %s", c.part, c.whole, got)
 		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int]string{0: "0 blobs", 1: "1 blob", 2: "2 blobs"} {
+		if got := count(n, "blob"); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+	var out strings.Builder
+	a := &app{stdout: &out}
+	if err := a.printStatus(control.Status{PID: 1, Cache: &control.Usage{Blobs: 1}}); err != nil || !strings.Contains(out.String(), " in 1 blob, ") {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}
+
+// leaving is a daemon that is stopping and takes its time: it answers, holds its lock, and refuses work or cuts it
+// off.
+type leaving struct {
+	control.Node
+	broken bool
+	asked  atomic.Int32
+}
+
+func (l *leaving) Status(context.Context) (control.Status, error) { return control.Status{PID: 1}, nil }
+
+func (l *leaving) Mount(context.Context, control.MountRequest) (control.MountReply, error) {
+	l.asked.Add(1)
+	if l.broken {
+		panic(http.ErrAbortHandler) // the exchange breaks off
+	}
+	return control.MountReply{}, fmt.Errorf("%w: the daemon is being stopped", blob.ErrClosed)
+}
+
+// next is the daemon that comes after it.
+type next struct{ control.Node }
+
+func (next) Status(context.Context) (control.Status, error) { return control.Status{PID: 2}, nil }
+
+func (next) Mount(context.Context, control.MountRequest) (control.MountReply, error) {
+	return control.MountReply{ID: "next"}, nil
+}
+
+// TestStoppingDaemon: a mount that meets a daemon which is just stopping waits until that is gone.
+func TestStoppingDaemon(t *testing.T) {
+	stopTime, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for name, l := range map[string]*leaving{"refuses": {}, "breaks off": {broken: true}} {
+		t.Run(name, func(t *testing.T) {
+			c := config.Config{State: t.TempDir()}
+			life, err := lock(filepath.Join(c.State, daemonLock))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer life.Close()
+			s, err := control.Serve(c.State, l, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			enough := int32(10)
+			if l.broken {
+				enough = 2
+			}
+			changed := make(chan error, 1)
+			go func() {
+				for l.asked.Load() < enough && stopTime.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+				s.Close(stopTime)
+				var err error
+				s, err = control.Serve(c.State, next{}, nil)
+				changed <- err
+			}()
+			var reply control.MountReply
+			err = new(app).withDaemon(stopTime, c, func(client *control.Client) (err error) {
+				reply, err = client.Mount(stopTime, control.MountRequest{})
+				return err
+			})
+			if cerr := <-changed; cerr != nil {
+				t.Fatal(cerr)
+			}
+			defer s.Close(stopTime)
+			if err != nil || reply.ID != "next" {
+				t.Errorf("after %d requests: %+v, %v", l.asked.Load(), reply, err)
+			}
+		})
+	}
+}
+
+// TestBrokenExchange: a request that breaks off again and again is an error in the end.
+func TestBrokenExchange(t *testing.T) {
+	c := config.Config{State: t.TempDir()}
+	l := &leaving{broken: true}
+	s, err := control.Serve(c.State, l, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	err = new(app).withDaemon(t.Context(), c, func(client *control.Client) error {
+		_, err := client.Mount(t.Context(), control.MountRequest{})
+		return err
+	})
+	if exitCode(err) != exitTemporary || l.asked.Load() != 1+maxBroken {
+		t.Errorf("after %d requests: %v", l.asked.Load(), err)
 	}
 }
 

@@ -1,0 +1,91 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/blockio"
+)
+
+// paced is an origin without ranges that sends 64 KiB a second, and after stop bytes nothing.
+type paced struct {
+	*script
+	stop int
+}
+
+func (p paced) Stream(ctx context.Context, w func([]byte) error) error {
+	for off := 0; off < len(p.data); off += 64 << 10 {
+		wait := time.Second
+		if off >= p.stop {
+			wait = time.Hour
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := w(p.data[off:min(off+64<<10, len(p.data))]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestStreamIsWaitedFor: a read of bytes that have not come by yet waits for as long as others do come by.
+func TestStreamIsWaitedFor(t *testing.T) {
+	data := content(8 << 20)
+	for _, c := range []struct {
+		name string
+		stop int
+	}{{"moving", len(data)}, {"standing", 1 << 20}} {
+		t.Run(c.name, func(t *testing.T) {
+			store := open(t, data, blockio.Options{})
+			synctest.Test(t, func(t *testing.T) {
+				origin := paced{source(data), c.stop}
+				origin.noRanges = true
+				e := New(Options{})
+				defer e.Close()
+				b := e.Open(Config{Store: store, Origin: origin, Fill: FillNever})
+				t0 := time.Now()
+				p, err := read(t, b, len(data)-4096, 4096)
+				took := time.Since(t0)
+				if c.stop == len(data) {
+					if err != nil || !bytes.Equal(p, data[len(data)-4096:]) {
+						t.Errorf("%v after %v", err, took)
+					}
+				} else if !errors.Is(err, blob.ErrUnavailable) || took > time.Duration(c.stop>>16)*time.Second+31*time.Second {
+					t.Errorf("%v after %v, want a timeout %v after the last byte", err, took, blob.DefaultTimeout)
+				}
+			})
+		})
+	}
+}
+
+// TestStreamBesidePeers: who reads far behind what the stream has reached gets the bytes from peers.
+func TestStreamBesidePeers(t *testing.T) {
+	data := content(8 << 20)
+	store := open(t, data, blockio.Options{})
+	claim(t, store, data)
+	synctest.Test(t, func(t *testing.T) {
+		peers, origin := source(data), paced{source(data), len(data)}
+		peers.has = func(r blob.Run) bool { return r.First >= 256 } // not the first half
+		origin.noRanges = true
+		e := New(Options{})
+		defer e.Close()
+		b := e.Open(Config{Store: store, Peers: peers, Origin: origin, Fill: FillNever})
+		first := make(waiter, 1)
+		b.Want(0, 4096, first) // starts the stream
+		if err := <-first; err != nil {
+			t.Fatal(err)
+		}
+		t0 := time.Now()
+		if _, err := read(t, b, len(data)-4096, 4096); err != nil || time.Since(t0) > 2*time.Second {
+			t.Errorf("%v after %v, want the peers' bytes soon", err, time.Since(t0))
+		}
+	})
+}

@@ -1,0 +1,576 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/config"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/origin/origintest"
+	"github.com/pantala/pantala/swarm/swarmtest"
+	"github.com/pantala/pantala/tracker"
+)
+
+const (
+	chaosNodes     = 3
+	readersPerNode = 3
+)
+
+// world is everything there is in one run. Only the goroutine of the test changes it.
+type world struct {
+	t       *testing.T
+	rng     *rand.Rand
+	dir     string
+	objects []*object
+	nodes   []*chaosNode
+	tracker *chaosTracker
+	liars   []*swarmtest.Liar
+
+	// stormy says that reads may fail; calmed is when the last storm ended.
+	stormy atomic.Bool
+	calmed atomic.Int64 // unix nanoseconds
+
+	reads, failed, cancelled, bytes, stops, images atomic.Int64
+}
+
+// object is one thing to read. Its versions are named by their ETag.
+type object struct {
+	origin   *origintest.Server
+	modified time.Time // of the newest version
+	changed  atomic.Int64
+
+	mu       sync.Mutex
+	versions map[string][]byte
+}
+
+// bytes are those of the version with an ETag.
+func (o *object) bytes(etag string) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.versions[etag]
+}
+
+// chaosNode is a node that is stopped and started again.
+type chaosNode struct {
+	w    *world
+	i    int
+	conf config.Config
+	fill string
+
+	mu      sync.Mutex
+	node    *Node          // nil: stopped
+	using   sync.WaitGroup // readers that use it
+	started int
+}
+
+func newWorld(t *testing.T, rng *rand.Rand) *world {
+	dir, err := os.MkdirTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, rng: rng, dir: dir, tracker: newChaosTracker(t)}
+	w.stormy.Store(true)
+	for range 2 {
+		// Above 8 MiB an origin that ignores ranges can only be streamed.
+		size := []int{1<<20 + 1, 3<<20 + 777, 6 << 20, 10<<20 - 5}[rng.IntN(4)]
+		o := &object{versions: map[string][]byte{}, modified: time.Now().Add(-24 * time.Hour).Truncate(time.Second)}
+		data := origintest.Bytes(rng.Uint64(), size)
+		o.versions[`"v1"`] = data
+		o.origin = origintest.New(t, origintest.Of(data))
+		o.origin.Config.ErrorLog = nil
+		o.origin.Version(`"v1"`, o.modified)
+		w.objects = append(w.objects, o)
+	}
+	for i := range chaosNodes {
+		c := config.Default(0, os.Getenv)
+		c.State, c.Listen, c.Timeout = filepath.Join(dir, fmt.Sprint("node", i)), "127.0.0.1:0", chaosTimeout
+		c.Trackers = []string{w.tracker.url}
+		c.Memory = fetch.MinMemory
+		c.Quota = []int64{0, 0, 2 << 20, 5 << 20, 12 << 20}[rng.IntN(5)]
+		c.Strict = rng.IntN(4) == 0
+		n := &chaosNode{w: w, i: i, conf: c, fill: []string{"never", "idle", "eager"}[rng.IntN(3)]}
+		n.start()
+		w.nodes = append(w.nodes, n)
+		t.Logf("node %d: quota %d, strict %v, fill %s", i, c.Quota, c.Strict, n.fill)
+	}
+	return w
+}
+
+// storm lets things go wrong for d.
+func (w *world) storm(d time.Duration) {
+	w.stormy.Store(true)
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		w.gust()
+		time.Sleep(time.Duration(w.rng.IntN(250)) * time.Millisecond)
+	}
+}
+
+// gust is one thing that goes wrong, or is repaired.
+func (w *world) gust() {
+	o, n := w.objects[w.rng.IntN(len(w.objects))], w.nodes[w.rng.IntN(len(w.nodes))]
+	switch w.rng.IntN(12) {
+	case 0, 1, 2:
+		o.origin.Set(w.fault())
+	case 3, 4:
+		o.origin.Set(origintest.Faults{})
+	case 5:
+		o.origin.CloseClientConnections()
+	case 6:
+		w.tracker.stop()
+	case 7:
+		w.tracker.start(w.rng.IntN(2) == 0)
+	case 8:
+		n.stop(w.rng.IntN(2) == 0)
+		n.check()
+		n.start()
+	case 9, 10:
+		w.lie(n, o)
+	case 11:
+		if w.rng.IntN(4) == 0 {
+			w.change(o)
+		} else {
+			n.image()
+		}
+	}
+}
+
+// fault is something that an origin does wrong, but for wrong bytes: whoever reads those directly must
+// believe them.
+func (w *world) fault() (f origintest.Faults) {
+	some := 1 + w.rng.Int64N(300<<10)
+	switch w.rng.IntN(15) {
+	case 0:
+		f.Stall = some
+	case 1:
+		f.Stall = -1
+	case 2:
+		f.ShortBody = some
+	case 3:
+		f.Reset = some
+	case 4:
+		f.Shorten = some
+	case 5:
+		f.ShiftRange = some
+	case 6:
+		f.StarTotal = true
+	case 7:
+		f.NoRangeLine = true
+	case 8:
+		f.Rate = 64<<10 + w.rng.Int64N(4<<20)
+	case 9:
+		f.Status = []int{500, 503, 429, 403, 404, 416}[w.rng.IntN(6)]
+		f.RetryAfter = []string{"", "0", "1", "x"}[w.rng.IntN(4)]
+	case 10:
+		f.BadIfRange = true
+	case 11:
+		f.IgnoreIfRange = true
+	case 12:
+		f.IgnoreRange = true
+	case 13:
+		f.NoETag = true
+	case 14:
+		f.Fresh = true
+	}
+	f.Times = w.rng.IntN(8) // 0: until something else happens
+	return f
+}
+
+// lie lets a liar into the swarm of an object at a node: as one who is called, or who calls.
+func (w *world) lie(n *chaosNode, o *object) {
+	lies := []swarmtest.Lies{
+		{}, // an honest one
+		{Corrupt: func(block uint32) bool { return block%3 == 0 }},
+		{Corrupt: func(block uint32) bool { return true }},
+		{BadLeaves: true}, {NoLeaves: true}, {DeafLeaves: true},
+		{StallAfter: 5}, {StallAfter: 3, StallMid: true}, {HangUpAfter: 4},
+		{Reject: true}, {Choke: true}, {Unasked: true}, {Truncated: true}, {Flood: true},
+		{NoFast: true, HangUpAfter: 9}, {Delay: 30 * time.Millisecond}, {NoFast: true, StallAfter: 7},
+	}[w.rng.IntN(17)]
+	calls := w.rng.IntN(2) == 0
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.node == nil {
+		return
+	}
+	n.node.mu.Lock()
+	defer n.node.mu.Unlock()
+	for _, l := range n.node.live {
+		data := o.bytes(l.meta.Validator)
+		if data == nil || l.meta.Source != o.source() {
+			continue
+		}
+		for _, j := range l.joined() {
+			liar := swarmtest.NewLiar(blob.GeometryFor(int64(len(data))), data, lies)
+			w.liars = append(w.liars, liar)
+			if calls {
+				liar.Dial(n.node.swarm.Addr(), l.id.Key())
+			} else {
+				j.torrent.AddPeers(liar.Addr())
+			}
+		}
+	}
+	if len(w.liars) > 6 {
+		w.liars[0].Close()
+		w.liars = w.liars[1:]
+	}
+}
+
+// source is the URL of the object.
+func (o *object) source() string { return o.origin.At("/object") }
+
+// change replaces an object by another version of the same length.
+func (w *world) change(o *object) {
+	o.mu.Lock()
+	o.modified = o.modified.Add(time.Minute)
+	data := origintest.Bytes(w.rng.Uint64(), len(o.versions[`"v1"`]))
+	o.versions[fmt.Sprintf(`"v%d"`, o.modified.Unix())] = data
+	o.mu.Unlock()
+	o.changed.Add(1)
+	o.origin.Change(origintest.Of(data))
+}
+
+// calm makes everything well again; the tracker and the liars stay as they are.
+func (w *world) calm() {
+	for _, o := range w.objects {
+		o.origin.Set(origintest.Faults{})
+		o.origin.CloseClientConnections() // what stands still now would for 10 s
+	}
+	w.calmed.Store(time.Now().UnixNano())
+	w.stormy.Store(false)
+}
+
+// mayFail reports whether a read that began then may fail.
+func (w *world) mayFail(began time.Time) bool {
+	return w.stormy.Load() || began.Before(time.Unix(0, w.calmed.Load()).Add(settle))
+}
+
+// inspect looks at the nodes from outside, as status does.
+func (w *world) inspect() {
+	for _, n := range w.nodes {
+		n.image()
+		n.mu.Lock()
+		if n.node != nil {
+			if _, err := n.node.Status(w.t.Context()); err != nil {
+				w.t.Errorf("status: %v", err)
+			}
+		}
+		n.mu.Unlock()
+	}
+}
+
+// allReadable waits until the last storm has settled and then reads every object on every node.
+func (w *world) allReadable(ctx context.Context) {
+	time.Sleep(time.Until(time.Unix(0, w.calmed.Load()).Add(settle)))
+	var all sync.WaitGroup
+	for _, n := range w.nodes {
+		for i := range w.objects {
+			r := &chaosReader{w: w, of: n, rng: rand.New(rand.NewPCG(uint64(i), uint64(n.i)))}
+			all.Go(func() { r.whole(ctx, i) })
+		}
+	}
+	all.Wait()
+}
+
+func (w *world) close() {
+	w.stormy.Store(true)
+	for _, n := range w.nodes {
+		n.stop(false)
+		n.check()
+	}
+	for _, l := range w.liars {
+		l.Close()
+	}
+	w.tracker.stop()
+	w.tracker.tracker.Close()
+	for _, o := range w.objects {
+		o.origin.Close()
+	}
+}
+
+func (w *world) tally() string {
+	return fmt.Sprintf("%d reads of %d MiB, %d failed, %d cancelled; %d stops, %d images of stores", w.reads.Load(), w.bytes.Load()>>20, w.failed.Load(), w.cancelled.Load(), w.stops.Load(), w.images.Load())
+}
+
+func (n *chaosNode) start() {
+	node, err := New(n.conf, Options{Version: "test"})
+	if err != nil {
+		n.w.t.Errorf("node %d does not start again: %v", n.i, err)
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.node = node
+	n.started++
+}
+
+// stop closes the node, with reads under way; rude closes what serves them first.
+func (n *chaosNode) stop(rude bool) {
+	n.mu.Lock()
+	node := n.node
+	n.node = nil
+	n.mu.Unlock()
+	if node == nil {
+		return
+	}
+	n.w.stops.Add(1)
+	if rude {
+		node.mu.Lock()
+		var engines []*fetch.Engine
+		for _, e := range node.engines {
+			engines = append(engines, e)
+		}
+		node.mu.Unlock()
+		for _, e := range engines {
+			e.Close()
+		}
+	} else {
+		for _, l := range n.w.inUse(node) {
+			l.fetch.Close() // as unmount does
+		}
+	}
+	node.refuse() // as Close begins
+	n.using.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := node.Close(ctx); err != nil {
+		n.w.t.Errorf("node %d: close: %v", n.i, err)
+	}
+}
+
+// inUse are the blobs that a node has open.
+func (w *world) inUse(node *Node) (open []*live) {
+	node.mu.Lock()
+	all := make([]*live, 0, len(node.live))
+	for _, l := range node.live {
+		all = append(all, l)
+	}
+	node.mu.Unlock()
+	for _, l := range all {
+		if <-l.ready; l.err == nil {
+			open = append(open, l)
+		}
+	}
+	return open
+}
+
+// use takes hold of an object at the node; the caller ends with done.
+func (n *chaosNode) use(ctx context.Context, o *object, fill string) (l *live, done func(), err error) {
+	n.mu.Lock()
+	node := n.node
+	if node == nil {
+		n.mu.Unlock()
+		return nil, nil, blob.ErrClosed
+	}
+	n.using.Add(1)
+	n.mu.Unlock()
+	defer func() {
+		if err != nil {
+			n.using.Done()
+		}
+	}()
+	ctx, end, err := node.begin(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer end()
+	opts := control.Options{Fill: fill}
+	f, err := node.find(ctx, o.source(), opts, noProgress)
+	if err != nil {
+		return nil, nil, err
+	}
+	want, err := node.want(o.source(), opts, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, _, err = node.hold(ctx, f, want)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, func() { node.release(l); n.using.Done() }, nil
+}
+
+// check opens the store of a stopped node and compares what it holds.
+func (n *chaosNode) check() { n.w.checkStore(fmt.Sprint("node ", n.i), StoreDir(n.conf.State)) }
+
+// image copies the store of a node that works, as a crash would leave it, and compares what the copy holds.
+// The log goes first: what it says was written before.
+func (n *chaosNode) image() {
+	from, to := StoreDir(n.conf.State), filepath.Join(n.w.dir, "image")
+	defer os.RemoveAll(to)
+	blobs, _ := filepath.Glob(filepath.Join(from, "*"))
+	for _, dir := range blobs {
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			continue
+		}
+		for _, name := range []string{"log", "leaves", "data", "meta.json"} {
+			if err := copySparse(filepath.Join(to, filepath.Base(dir), name), filepath.Join(dir, name)); err != nil {
+				os.RemoveAll(filepath.Join(to, filepath.Base(dir))) // evicted meanwhile
+				break
+			}
+		}
+	}
+	n.w.images.Add(1)
+	n.w.checkStore(fmt.Sprint("image of node ", n.i), to)
+}
+
+func copySparse(to, from string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	dst.Close()
+	return err
+}
+
+// checkStore compares every block that a store believes to have, and every root, with the object's.
+func (w *world) checkStore(what, dir string) {
+	s, err := blockio.Open(dir, blockio.Options{})
+	if err != nil {
+		w.t.Errorf("%s: %v", what, err)
+		return
+	}
+	defer s.Close()
+	for _, info := range s.List() {
+		i := slices.IndexFunc(w.objects, func(o *object) bool { return blobSource(o) == info.Meta.Source })
+		if i < 0 {
+			w.t.Errorf("%s: has %s of %s", what, info.ID, info.Meta.Source)
+			continue
+		}
+		if info.Meta.Validator == "" {
+			continue // of an origin that named no version: it may be any
+		}
+		data := w.objects[i].bytes(info.Meta.Validator)
+		if data == nil {
+			continue // named by Last-Modified
+		}
+		b, err := s.Open(info.ID, info.Geometry, info.Meta)
+		if err != nil {
+			w.t.Errorf("%s: %v", what, err)
+			continue
+		}
+		if err := sameBlob(b, data); err != nil {
+			w.t.Errorf("%s: %s: %v", what, info.Meta.Source, err)
+		}
+		if err := b.Close(); err != nil {
+			w.t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func blobSource(o *object) string { return redact(o.source()) }
+
+// sameBlob compares what b holds with data.
+func sameBlob(b *blockio.Blob, data []byte) error {
+	g := b.Geometry()
+	if g.Size != int64(len(data)) {
+		return fmt.Errorf("%d bytes, not %d", g.Size, len(data))
+	}
+	p := make([]byte, blob.BlockSize)
+	have := int64(0)
+	for i := range g.Blocks() {
+		if !b.Has(blob.Run{First: i, Count: 1}) {
+			continue
+		}
+		off, n := g.Bytes(blob.Run{First: i, Count: 1})
+		have += n
+		if err := b.ReadAt(p[:n], off); err != nil {
+			return fmt.Errorf("block %d: %w", i, err)
+		}
+		if string(p[:n]) != string(data[off:off+n]) {
+			return fmt.Errorf("block %d is wrong", i)
+		}
+	}
+	if have != b.Present() {
+		return fmt.Errorf("%d bytes are present, it says %d", have, b.Present())
+	}
+	for p := range g.Pieces() {
+		root, trust := b.Root(p)
+		if trust == blob.Unknown {
+			if b.PieceComplete(p) {
+				return fmt.Errorf("piece %d is complete without a root", p)
+			}
+			continue
+		}
+		var leaves []blob.Hash
+		for i, run := uint32(0), g.PieceBlocks(p); i < run.Count; i++ {
+			off, n := g.Bytes(blob.Run{First: run.First + i, Count: 1})
+			leaves = append(leaves, blob.Leaf(data[off:off+n]))
+		}
+		if root != g.PieceRoot(leaves) {
+			return fmt.Errorf("piece %d has a wrong root (%v)", p, trust)
+		}
+	}
+	return nil
+}
+
+// chaosTracker is a tracker at one address that comes and goes.
+type chaosTracker struct {
+	t       *testing.T
+	addr    netip.AddrPort
+	url     string
+	tracker *tracker.Server
+	http    *http.Server // nil: stopped
+	served  sync.WaitGroup
+}
+
+func newChaosTracker(t *testing.T) *chaosTracker {
+	c := &chaosTracker{t: t, addr: netip.MustParseAddrPort("127.0.0.1:0")}
+	c.start(true)
+	c.url = "http://" + c.addr.String() + "/announce"
+	return c
+}
+
+// start lets it answer; a fresh one remembers nothing.
+func (c *chaosTracker) start(fresh bool) {
+	if c.http != nil {
+		return
+	}
+	ln, err := net.Listen("tcp", c.addr.String())
+	if err != nil {
+		return // somebody else has the port now: it stays away
+	}
+	c.addr = ln.Addr().(*net.TCPAddr).AddrPort()
+	if fresh || c.tracker == nil {
+		if c.tracker != nil {
+			c.tracker.Close()
+		}
+		c.tracker = tracker.NewServer(tracker.ServerOptions{})
+	}
+	h := &http.Server{Handler: c.tracker}
+	c.http = h
+	c.served.Go(func() { h.Serve(ln) })
+}
+
+// stop breaks all connections to it.
+func (c *chaosTracker) stop() {
+	if c.http == nil {
+		return
+	}
+	c.http.Close()
+	c.served.Wait()
+	c.http = nil
+}
