@@ -25,6 +25,27 @@ func BenchmarkSHA256(b *testing.B) {
 	}
 }
 
+// BenchmarkLeaves is the leaves of a full buffer, what a Put of a sequential download hashes: sixteen blocks at
+// once where the processor can, beside the same one by one.
+func BenchmarkLeaves(b *testing.B) {
+	data, leaves := content(blob.MaxBuffer*blob.BlockSize), make([]blob.Hash, blob.MaxBuffer)
+	b.Run("leaves", func(b *testing.B) {
+		b.SetBytes(int64(len(data)))
+		b.ReportAllocs()
+		for b.Loop() {
+			blob.Leaves(leaves, data)
+		}
+	})
+	b.Run("sha256", func(b *testing.B) {
+		b.SetBytes(int64(len(data)))
+		for b.Loop() {
+			for i := range leaves {
+				leaves[i] = sha256.Sum256(data[i*blob.BlockSize : (i+1)*blob.BlockSize])
+			}
+		}
+	})
+}
+
 // BenchmarkPieceRoot folds the 64 leaves of a piece of 1 MiB; the rate is that of the bytes they stand for.
 func BenchmarkPieceRoot(b *testing.B) {
 	g, leaves := blob.GeometryFor(gib), someLeaves(64)

@@ -371,7 +371,8 @@ func FuzzTree(f *testing.F) {
 
 func TestHotPathAllocates(t *testing.T) {
 	block := content(blob.BlockSize)
-	leaves := someLeaves(16)
+	full := content(blob.MaxBuffer*blob.BlockSize + 1)
+	leaves := someLeaves(17)
 	g := blob.GeometryFor(gib)
 	var h blob.Hash
 	var r blob.Run
@@ -381,7 +382,8 @@ func TestHotPathAllocates(t *testing.T) {
 		f    func()
 	}{
 		{"Leaf", 0, func() { h = blob.Leaf(block) }},
-		{"PieceRoot", 1, func() { h = blob.GeometryFor(256 * kib).PieceRoot(leaves) }},
+		{"Leaves", 0, func() { blob.Leaves(leaves, full) }},
+		{"PieceRoot", 1, func() { h = blob.GeometryFor(256 * kib).PieceRoot(leaves[:16]) }},
 		{"Covering", 0, func() { r = g.Covering(12345678, 4096) }},
 		{"Intersect", 0, func() { r = r.Intersect(g.PieceBlocks(7)) }},
 	} {

@@ -1,0 +1,6 @@
+//go:build !purego
+
+package blob_test
+
+// pureGo: built without assembly.
+const pureGo = false
