@@ -12,9 +12,15 @@
 //
 // At the very bottom: blob imports only the standard library, and everything else imports blob.
 //
+// # Assembly
+//
+// Hashing is the largest part of the processor time of a download, so [Leaves] has a kernel for amd64 with AVX-512
+// that hashes sixteen blocks at once (leaves_amd64.s; docs/decisions/0005-sixteen-lane-sha256.md). Everywhere else,
+// and with the build tag purego, it calls crypto/sha256.
+//
 // # Goroutines
 //
-// None are started. All functions are pure; all values are safe to share once built.
+// None are started. Functions touch nothing but their arguments; all values are safe to share once built.
 //
 // # Locks
 //

@@ -13,7 +13,7 @@ var initial = [8]uint32{
 	0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 }
 
-// roundConstants are the K of SHA-256 (FIPS 180-4, 4.2.2). compress16 reads them.
+// roundConstants are the K of SHA-256 (FIPS 180-4, 4.2.2).
 var roundConstants = [64]uint32{
 	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
 	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -28,12 +28,13 @@ var roundConstants = [64]uint32{
 // lanesOf holds one 32-bit word of sixteen hash computations: a 512-bit register in memory.
 type lanesOf [lanes]uint32
 
-// compress16 takes the next chunks × 64 bytes of sixteen messages into their hash values h (FIPS 180-4, 6.2.2).
-// Message i begins BlockSize·i bytes after p. If p is nil, it takes the padding instead that ends a message of
-// BlockSize bytes (5.1.1); chunks is 1 then. It must not be called unless wideSupported.
+// compress16 takes the next chunks × 64 bytes of sixteen messages into their hash values h (FIPS 180-4,
+// 6.2.2), with the round constants k. Message i begins BlockSize·i bytes after p. If p is nil, it takes the padding
+// instead that ends a message of BlockSize bytes (5.1.1); chunks is 1 then. It must not be called unless
+// wideSupported.
 //
 //go:noescape
-func compress16(h *[8]lanesOf, p *byte, chunks int)
+func compress16(h *[8]lanesOf, k *[64]uint32, p *byte, chunks int)
 
 // leaves16 hashes sixteen full blocks.
 func leaves16(dst *[lanes]Hash, data *[lanes * BlockSize]byte) {
@@ -44,9 +45,9 @@ func leaves16(dst *[lanes]Hash, data *[lanes * BlockSize]byte) {
 		}
 	}
 	for at := 0; at < BlockSize; at += stride {
-		compress16(&h, &data[at], stride/64)
+		compress16(&h, &roundConstants, &data[at], stride/64)
 	}
-	compress16(&h, nil, 1)
+	compress16(&h, &roundConstants, nil, 1)
 	for lane := range dst {
 		for word := range h {
 			binary.BigEndian.PutUint32(dst[lane][4*word:], h[word][lane])

@@ -108,11 +108,11 @@ DATA swap<>+0(SB)/8, $0x0405060700010203
 DATA swap<>+8(SB)/8, $0x0c0d0e0f08090a0b
 GLOBL swap<>(SB), RODATA|NOPTR, $16
 
-// func compress16(h *[8]lanesOf, p *byte, chunks int)
-TEXT ·compress16(SB), NOSPLIT, $0-24
+// func compress16(h *[8]lanesOf, k *[64]uint32, p *byte, chunks int)
+TEXT ·compress16(SB), NOSPLIT, $0-32
 	MOVQ h+0(FP), DI
-	MOVQ p+8(FP), SI
-	MOVQ chunks+16(FP), CX
+	MOVQ p+16(FP), SI
+	MOVQ chunks+24(FP), CX
 	VMOVDQU32 0*64(DI), Z0
 	VMOVDQU32 1*64(DI), Z1
 	VMOVDQU32 2*64(DI), Z2
@@ -136,7 +136,7 @@ chunk:
 	SWAP(Z20, Z21, Z22, Z23)
 
 compress:
-	LEAQ ·roundConstants(SB), AX
+	MOVQ k+8(FP), AX
 	MOVQ $3, DX
 
 sixteen: // rounds 0–15, 16–31, 32–47, and the words for the sixteen rounds after them

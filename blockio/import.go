@@ -127,9 +127,7 @@ func hashFile(path string, g blob.Geometry) ([]blob.Hash, error) {
 			errs[r.First/blob.MaxBuffer] = err
 			return
 		}
-		for i := range int(r.Count) {
-			leaves[int(r.First)+i] = blob.Leaf(data[i*blob.BlockSize : min((i+1)*blob.BlockSize, len(data))])
-		}
+		blob.Leaves(leaves[r.First:r.End()], data)
 	})
 	for _, err := range errs {
 		if err != nil {

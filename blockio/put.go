@@ -65,9 +65,7 @@ func (b *Blob) Put(r blob.Run, data []byte, t blob.Trust) error {
 	}
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
-	for i := range int(r.Count) {
-		s.sums[i] = blob.Leaf(data[i*blob.BlockSize : min((i+1)*blob.BlockSize, len(data))])
-	}
+	blob.Leaves(s.sums[:], data)
 	if err := b.enter(); err != nil {
 		return err
 	}

@@ -137,8 +137,10 @@ func (b *Blob) rehash(r blob.Run, bad bitmap) {
 			bad.set(part)
 			return
 		}
+		var sums [blob.MaxBuffer]blob.Hash
+		blob.Leaves(sums[:], data)
 		for i := range leaves {
-			if blob.Leaf(data[i*blob.BlockSize:min((i+1)*blob.BlockSize, len(data))]) != leaves[i] {
+			if sums[i] != leaves[i] {
 				bad.set(blob.Run{First: part.First + uint32(i), Count: 1})
 			}
 		}

@@ -110,7 +110,7 @@ type Blob struct {
 	parked    map[blob.Waiter]*parked
 	flights   map[*flight]struct{}
 	lastErr   error
-	cause     error     // the last error of a source
+	cause     error     // the last error of a source; nil once one delivers
 	refused   error     // the last final error of the origin
 	failed    []failure // what timed out a moment ago
 	fillFrom  uint32    // every block before it was present
@@ -146,10 +146,10 @@ func (e *Engine) Open(c Config) *Blob {
 		engine: e, store: c.Store, geo: c.Store.Geometry(), peers: c.Peers, origin: c.Origin, plan: c.Plan,
 		fill: c.Fill, limit: c.Limit, ctx: ctx, cancel: cancel,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		transient: newTransient(e.memory.size / 4),
-		parked:    map[blob.Waiter]*parked{},
-		flights:   map[*flight]struct{}{},
+		parked:  map[blob.Waiter]*parked{},
+		flights: map[*flight]struct{}{},
 	}
+	b.transient = newTransient(e.memory.size/4, func(block uint32, claimed blob.Hash) bool { return b.root(block) == claimed })
 	b.lastRead.Store(time.Now().UnixNano())
 	e.mu.Lock()
 	e.blobs[b] = struct{}{}
@@ -182,6 +182,12 @@ func (b *Blob) Close() error {
 	b.flying.Wait()
 	<-b.done
 	return nil
+}
+
+// root is the root of the piece of a block, as far as it is known; else zero.
+func (b *Blob) root(block uint32) blob.Hash {
+	h, _ := b.store.Root(b.geo.PieceOf(block))
+	return h
 }
 
 // Size is the length of the blob in bytes.
@@ -258,6 +264,7 @@ func (b *Blob) Want(off int64, n int, w blob.Waiter) bool {
 	}
 	if err := b.recentFailure(run, now); err != nil {
 		b.mu.Unlock()
+		b.failures.Add(1)
 		w.Ready(err)
 		return false
 	}
@@ -296,8 +303,8 @@ func (b *Blob) recentFailure(run blob.Run, now time.Time) error {
 	return err
 }
 
-// WriteTo writes hdr and the n present bytes at off to fd with one system call, as /dev/fuse demands. blob.ErrAbsent means that they
-// are not, or no longer, present.
+// WriteTo writes hdr and the n present bytes at off to fd with one system call, as /dev/fuse demands.
+// blob.ErrAbsent means that they are not, or no longer, present.
 func (b *Blob) WriteTo(fd int, hdr []byte, off int64, n int) (int, error) {
 	m, err := b.store.WriteTo(fd, hdr, off, n)
 	if err == nil || b.unkept.Load() == 0 || !errors.Is(err, blob.ErrAbsent) {
@@ -360,7 +367,7 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if len(p) == 0 {
 		return nil
 	}
-	for {
+	for ctx.Err() == nil {
 		err := b.copyPresent(p, off)
 		if err == nil {
 			b.Touch(off, len(p))
@@ -389,6 +396,7 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 			return nil
 		}
 	}
+	return ctx.Err()
 }
 
 // Stats is what status shows of a blob; sizes are in bytes.
@@ -397,7 +405,7 @@ type Stats struct {
 	FromPeers, FromOrigin int64
 	Waiting               int   // parked reads
 	Flights               int   // transfers under way
-	Reads                 int64 // reads answered
+	Reads                 int64 // reads answered without being parked, and all by ReadAt
 	Errors                int64 // reads that failed
 	Hedges                int64 // transfers started because another was late
 	Corrupt               int64 // runs that arrived with wrong bytes and were dropped

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,11 +13,12 @@ import (
 
 // TestDisputedPieceIsFilledAgain: what a dispute took away is behind what has been filled already.
 func TestDisputedPieceIsFilledAgain(t *testing.T) {
-	data := content(2 << 20)
+	data := content(8 << 20)
 	store := open(t, data, blockio.Options{})
 	claim(t, store, data)
 	synctest.Test(t, func(t *testing.T) {
 		peers, origin := source(data), source(data)
+		peers.before = func(context.Context) error { time.Sleep(time.Millisecond); return nil } // filled bit by bit
 		e := New(Options{})
 		defer e.Close()
 		b := e.Open(Config{Store: store, Peers: peers, Origin: origin, Fill: FillEager})

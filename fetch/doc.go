@@ -20,12 +20,13 @@
 // # Locks
 //
 // Blob.mu guards parked reads and flights; Blob.ahead.mu guards readahead streams; transient.mu guards blocks
-// that could not be kept. They are leaves: none is taken while another is held except ahead.mu under Blob.mu,
-// and none is held over I/O or over a Waiter's Ready.
+// that could not be kept; sink.mu guards the buffers that are lent; Engine.mu guards the set of open blobs. The
+// first three are taken in this order, and what is asked under them (Source.Has, the Planner, the store's bitmaps
+// and roots) does not block. The others are leaves. None is held over I/O or over a Waiter's Ready.
 //
 // # Errors
 //
-// A read fails with [blob.ErrUnavailable] when nobody delivered within its deadline (never, when Hard), with the
-// origin's [blob.ErrChanged], [blob.ErrDenied] or [blob.ErrNotFound] at once when no peer has the bytes, and
+// A read fails with [blob.ErrUnavailable] when nobody delivered within its deadline (never, when Hard; with an
+// origin that can only be read from its start the deadline counts from the last byte that came), with the origin's [blob.ErrChanged], [blob.ErrDenied] or [blob.ErrNotFound] at once when no peer has the bytes, and
 // with [blob.ErrClosed] when the Blob is closed. Unverified bytes are never returned.
 package fetch

@@ -187,7 +187,9 @@ func (b *Blob) fly(ctx context.Context, f *flight) {
 		s.measured(landed, now.Sub(f.started))
 	}
 	kept := !errors.Is(err, blob.ErrNoSpace) // else the source is not to blame
-	if err != nil && ctx.Err() == nil && kept {
+	if err == nil {
+		b.cause = nil
+	} else if ctx.Err() == nil && kept {
 		s.failedAt(now)
 		b.lastErr, b.cause = err, err
 		if f.kind == fromOrigin && final(err) {
@@ -320,6 +322,10 @@ func (s *sink) Done(r blob.Run) error {
 			fresh += int64(s.b.geo.BlockLen(r.First + i))
 		}
 	}
+	var claimed blob.Hash
+	if trust == blob.Claimed { // r lies in one piece; asked before the bytes are verified, so that a dispute meanwhile shows
+		claimed = s.b.root(r.First)
+	}
 	err := s.b.store.Put(r, buf, trust)
 	unkept := false
 	switch {
@@ -328,7 +334,7 @@ func (s *sink) Done(r blob.Run) error {
 		if last := s.b.unkept.Swap(now.UnixNano()); last < now.Add(-time.Minute).UnixNano() {
 			s.b.engine.log.Warn("the cache cannot keep what is read; reads go on without it", "blob", s.b.store.ID(), "err", err)
 		}
-		s.b.hold(r, buf, now)
+		s.b.hold(r, buf, claimed, now)
 		unkept = s.f.class > blob.Read && !s.f.whole // nobody is blocked on the rest of it
 	case err != nil:
 		if errors.Is(err, blob.ErrCorrupt) {

@@ -79,6 +79,8 @@ func (b *Blob) expire(now time.Time) {
 		err := fmt.Errorf("%w: no source delivered blocks %v within %v", blob.ErrUnavailable, p.run, b.engine.timeout)
 		if cause != nil {
 			err = fmt.Errorf("%w; last error: %v", err, cause)
+		} else {
+			err = fmt.Errorf("%w: check that the origin, or a peer that has them, can be reached, or wait longer with --timeout", err)
 		}
 		b.fail(p, err, now)
 	}
@@ -225,15 +227,15 @@ func (b *Blob) admitted(now time.Time) []*parked {
 	return waiting
 }
 
-// hold keeps blocks that the store could not for the reads that wait for them.
-func (b *Blob) hold(r blob.Run, data []byte, now time.Time) {
+// hold keeps blocks that the store could not for the reads that wait for them. claimed is as in transient.add.
+func (b *Blob) hold(r blob.Run, data []byte, claimed blob.Hash, now time.Time) {
 	var needed []blob.Run
 	b.mu.Lock()
 	for _, p := range b.admitted(now) {
 		needed = append(needed, p.run)
 	}
 	b.mu.Unlock()
-	b.transient.add(r, data, needed)
+	b.transient.add(r, data, claimed, needed)
 }
 
 // absent yields the maximal runs inside r that cannot be read now.
@@ -247,9 +249,10 @@ func (b *Blob) absent(r blob.Run) iter.Seq[blob.Run] {
 			for at = run.First; b.unkept.Load() != 0 && at < run.End() && b.has(blob.Run{First: at, Count: 1}); {
 				at++
 			}
-			end := at
-			for end < run.End() && (b.unkept.Load() == 0 || !b.has(blob.Run{First: end, Count: 1})) {
-				end++
+			end := run.End()
+			if b.unkept.Load() != 0 {
+				for end = at; end < run.End() && !b.has(blob.Run{First: end, Count: 1}); end++ {
+				}
 			}
 			if at < end && !yield(blob.Run{First: at, Count: end - at}) {
 				return

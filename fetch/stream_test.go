@@ -12,15 +12,16 @@ import (
 	"github.com/pantala/pantala/blockio"
 )
 
-// paced is an origin without ranges that sends 64 KiB a second, and after stop bytes nothing.
+// paced is an origin without ranges that sends 64 KiB per pause, and after stop bytes nothing.
 type paced struct {
 	*script
-	stop int
+	stop  int
+	pause time.Duration
 }
 
 func (p paced) Stream(ctx context.Context, w func([]byte) error) error {
 	for off := 0; off < len(p.data); off += 64 << 10 {
-		wait := time.Second
+		wait := p.pause
 		if off >= p.stop {
 			wait = time.Hour
 		}
@@ -38,7 +39,7 @@ func (p paced) Stream(ctx context.Context, w func([]byte) error) error {
 
 // TestStreamIsWaitedFor: a read of bytes that have not come by yet waits for as long as others do come by.
 func TestStreamIsWaitedFor(t *testing.T) {
-	data := content(8 << 20)
+	data := content(4 << 20)
 	for _, c := range []struct {
 		name string
 		stop int
@@ -46,7 +47,7 @@ func TestStreamIsWaitedFor(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			store := open(t, data, blockio.Options{})
 			synctest.Test(t, func(t *testing.T) {
-				origin := paced{source(data), c.stop}
+				origin := paced{source(data), c.stop, time.Second}
 				origin.noRanges = true
 				e := New(Options{})
 				defer e.Close()
@@ -68,12 +69,12 @@ func TestStreamIsWaitedFor(t *testing.T) {
 
 // TestStreamBesidePeers: who reads far behind what the stream has reached gets the bytes from peers.
 func TestStreamBesidePeers(t *testing.T) {
-	data := content(8 << 20)
+	data := content(40 << 20)
 	store := open(t, data, blockio.Options{})
 	claim(t, store, data)
 	synctest.Test(t, func(t *testing.T) {
-		peers, origin := source(data), paced{source(data), len(data)}
-		peers.has = func(r blob.Run) bool { return r.First >= 256 } // not the first half
+		peers, origin := source(data), paced{source(data), len(data), 50 * time.Millisecond}
+		peers.has = func(r blob.Run) bool { return r.First >= 64 } // not the beginning
 		origin.noRanges = true
 		e := New(Options{})
 		defer e.Close()

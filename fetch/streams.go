@@ -13,8 +13,11 @@ const (
 
 	// firstWindow is what is fetched ahead of a reader at the second read in a row, in bytes; the window
 	// doubles with every further one up to maxWindow: 32 MiB is 1 Gbit/s over 250 ms.
+	// A window is at most maxRamp times what has been read in order: a random reader whose next read happens to
+	// fall near an earlier one gets a few blocks.
 	firstWindow = 1 << 20
 	maxWindow   = 32 << 20
+	maxRamp     = 8
 
 	// maxStride bounds the distance of strided reads that are followed, and maxStrideAhead how many of
 	// them are fetched ahead.
@@ -29,6 +32,7 @@ type extent struct{ off, end int64 }
 type stream struct {
 	pos    int64 // one past the last byte read
 	window int64 // bytes wanted ahead of pos; 0 while the pattern is not sequential
+	sum    int64 // bytes read in order
 	last   int64 // offset and length of the last read
 	n      int64
 	stride int64 // distance of the last two reads when they were not adjacent
@@ -65,13 +69,13 @@ func (t *streams) note(off, n int64) (ahead bool) {
 	}
 	if fresh != nil && len(t.live) >= 2 {
 		stride := off - fresh.last
-		*fresh = stream{pos: off + n, last: off, n: n, used: t.clock}
+		*fresh = stream{pos: off + n, last: off, n: n, sum: n, used: t.clock}
 		if stride > -maxStride && stride < maxStride {
 			fresh.stride = stride
 		}
 		return false
 	}
-	s := stream{pos: off + n, last: off, n: n, used: t.clock}
+	s := stream{pos: off + n, last: off, n: n, sum: n, used: t.clock}
 	if len(t.live) < maxStreams {
 		t.live = append(t.live, s)
 		return false
@@ -88,12 +92,14 @@ func (t *streams) note(off, n int64) (ahead bool) {
 
 // advance moves a sequential stream.
 func (s *stream) advance(off, n int64, clock uint64) bool {
-	s.last, s.n, s.used, s.stride, s.hits = off, n, clock, 0, 0
-	if off+n <= s.pos {
+	s.used = clock
+	if off+n <= s.pos { // once more, or a little late
 		return false
 	}
+	s.last, s.n, s.stride, s.hits = off, n, 0, 0
 	s.pos = off + n
-	s.window = min(max(2*s.window, firstWindow), maxWindow)
+	s.sum += n
+	s.window = min(max(2*s.window, firstWindow), maxWindow, maxRamp*s.sum)
 	return true
 }
 

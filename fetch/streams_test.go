@@ -1,6 +1,9 @@
 package fetch
 
-import "testing"
+import (
+	"math/rand/v2"
+	"testing"
+)
 
 func TestStreams(t *testing.T) {
 	const size = 1 << 30
@@ -70,5 +73,43 @@ func TestStreamsForgetTheOldest(t *testing.T) {
 	}
 	if s.follows(10*maxStreams*(100<<20)-100<<20+8192) == 0 {
 		t.Error("the newest stream is not followed")
+	}
+}
+
+// TestStreamsOfARandomReader: reads that happen to fall beside earlier ones do not make a reader sequential enough
+// for large windows.
+func TestStreamsOfARandomReader(t *testing.T) {
+	const size, reads = 256 << 20, 4000
+	rng := rand.New(rand.NewPCG(1, 2))
+	var s streams
+	asked := make([]bool, size/(16<<10))
+	var ahead int
+	for range reads {
+		s.note(rng.Int64N(size/4096)*4096, 4096)
+		for _, x := range s.extents(nil, size) {
+			for i := x.off >> 14; i < (x.end+16<<10-1)>>14; i++ {
+				if !asked[i] {
+					asked[i] = true
+					ahead++
+				}
+			}
+		}
+	}
+	if ahead > reads/4 {
+		t.Errorf("%d blocks were read ahead of %d random reads", ahead, reads)
+	}
+}
+
+// TestStreamsStrideSurvivesRereading: a read that had to wait is noted twice, when it is parked and when it is
+// answered.
+func TestStreamsStrideSurvivesRereading(t *testing.T) {
+	var s streams
+	for i := range int64(6) {
+		for range 2 {
+			s.note(10<<20+i*(3<<20), 4096)
+		}
+	}
+	if got := s.extents(nil, 1<<30); len(got) == 0 || got[0].off != 28<<20 {
+		t.Errorf("a strided reader is not followed: %v", got)
 	}
 }

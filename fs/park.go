@@ -22,6 +22,7 @@ type parked struct {
 	n      int
 	since  time.Time
 	hdr    [outHeaderSize]byte
+	wants  int // how often the blob was asked; touched only by who is asking
 
 	refs        atomic.Int32 // one for the request, one for everybody who looks at it; 0: back to the pool
 	interrupted atomic.Bool  // the kernel sent INTERRUPT
@@ -87,6 +88,7 @@ func (m *Mounted) park(fd int, unique uint64, tid uint32, off int64, n int) {
 	m.rare.parked.Add(1)
 	p := parkedPool.Get().(*parked)
 	p.m, p.fd, p.unique, p.tid, p.off, p.n, p.since = m, fd, unique, tid, off, n, time.Now()
+	p.wants = 0
 	p.interrupted.Store(false)
 	p.refs.Store(1)
 	putOutHeader(p.hdr[:], unique, n, 0)
@@ -96,9 +98,9 @@ func (m *Mounted) park(fd int, unique uint64, tid uint32, off int64, n int) {
 	p.want()
 }
 
-// maxWants bounds how often a read is told that its bytes are present and then does not find them. It happens
-// when the cache disk is full and many readers share the little that memory holds; more than that is a bug
-// that must not spin.
+// maxWants bounds how often a read is told that its bytes are present and then does not find them, parked in
+// between or not. It happens when the cache disk is full and many readers share the little that memory holds; more
+// than that is a bug that must not spin, and each time the deadline of the read begins anew.
 const maxWants = 64
 
 // want asks for the bytes until they are written or the read is parked. The caller owns the request's
@@ -108,7 +110,7 @@ func (p *parked) want() {
 	defer p.release()
 	defer p.recovered()
 	m := p.m
-	for range maxWants {
+	for ; p.wants < maxWants; p.wants++ {
 		if !m.blob.Want(p.off, p.n, p) {
 			// Ready may already have answered. If not, an INTERRUPT that came before Want was in vain.
 			if p.interrupted.Load() && m.hopeless(p.tid) && m.blob.Cancel(p) {
@@ -149,6 +151,7 @@ func (p *parked) Ready(err error) {
 		return
 	}
 	if !p.write() {
+		p.wants++
 		p.want()
 	}
 }

@@ -298,3 +298,36 @@ func BenchmarkRead(b *testing.B) {
 		})
 	}
 }
+
+// elusive is a Blob that says that bytes have come and then does not have them.
+type elusive struct {
+	*fakeBlob
+	wants int
+	w     blob.Waiter
+}
+
+func (e *elusive) Want(_ int64, _ int, w blob.Waiter) bool { e.wants++; e.w = w; return false }
+
+func (e *elusive) WriteTo(int, []byte, int64, int) (int, error) { return 0, blob.ErrAbsent }
+
+// TestBytesThatNeverStay: a read does not go round for ever, each time with a new deadline.
+func TestBytesThatNeverStay(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	if err := os.WriteFile(out, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b := &elusive{fakeBlob: localBlob(t, 100_000)}
+	l := localLoop(t, b.fakeBlob, out)
+	l.m.blob = b
+	l.serve(readRequest(77, 0, 4096))
+	for i := 0; l.m.lot.len() > 0; i++ {
+		if i > 2*maxWants {
+			t.Fatalf("wanted %d times", b.wants)
+		}
+		b.w.Ready(nil)
+	}
+	got, err := os.ReadFile(out)
+	if err != nil || len(got) != outHeaderSize || -int32(host.Uint32(got[4:])) != int32(syscall.EIO) || host.Uint64(got[8:]) != 77 {
+		t.Errorf("answer %x, %v", got, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"sync/atomic"
@@ -97,6 +98,33 @@ func (r *chaosReader) whole(ctx context.Context, i int) {
 	}
 }
 
+// fromSeed reads the first version of an object, which peers have, from start to end; it must succeed.
+func (r *chaosReader) fromSeed(ctx context.Context, o *object) {
+	l, done, err := r.of.use(ctx, o, r.of.fill)
+	if err != nil {
+		return // never opened here before
+	}
+	defer done()
+	want := o.bytes(l.meta.Validator)
+	for off := int64(0); off < int64(len(want)); off += 1 << 20 {
+		p := make([]byte, min(1<<20, int64(len(want))-off))
+		began := time.Now()
+		if err := l.fetch.ReadAt(ctx, p, off); err != nil {
+			var peers []string
+			for _, j := range l.joined() {
+				for _, i := range j.torrent.Peers() {
+					peers = append(peers, fmt.Sprintf("%+v", i))
+				}
+			}
+			r.w.t.Errorf("node %d: at %d of %s after %v, without the origin: %v; peers %v; %+v", r.of.i, off, o.source(), time.Since(began), err, peers, l.fetch.Stats())
+			return
+		}
+		if !bytes.Equal(p, want[off:off+int64(len(p))]) {
+			r.w.t.Errorf("node %d: wrong bytes from the seed at %d", r.of.i, off)
+		}
+	}
+}
+
 // read reads n bytes at off in one of the ways there are, perhaps not to its end, and judges what comes.
 func (r *chaosReader) read(ctx context.Context, l *live, want []byte, off, n int64, o *object, changes int64) error {
 	began := time.Now()
@@ -145,6 +173,9 @@ func (r *chaosReader) outdated(o *object, l *live) bool {
 // judgeOpen is judge for the opening of an object. One that does not tell its size must be read and kept as a
 // whole first, and may be larger than the quota.
 func (r *chaosReader) judgeOpen(ctx context.Context, began time.Time, err error, changed bool) {
+	if errors.Is(err, context.Canceled) { // the node was stopped
+		err = fmt.Errorf("%w: %w", blob.ErrClosed, err)
+	}
 	if r.of.conf.Quota > 0 && errors.Is(err, blob.ErrNoSpace) && r.w.mayFail(began) {
 		return
 	}

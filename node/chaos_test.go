@@ -26,10 +26,14 @@ const (
 	// run that timed out fails at once for 2 s, and the origin is asked again after at most 2.4 s.
 	settle = 5 * time.Second
 
-	// chaosTimeout is the timeout of reads: above the 10 s after which a transfer that stands still is
-	// given up. hung is when a read counts as forgotten.
+	// chaosTimeout is the timeout of reads: above the 10 s after which a transfer that stands still is given
+	// up. hung is when a read counts as forgotten.
 	chaosTimeout = 13 * time.Second
 	hung         = chaosTimeout + 12*time.Second
+
+	// gather is how long the nodes may take to find each other through a tracker that is back: it is asked
+	// again after at most 5 s, its answer leads to a dial, and one that failed is repeated.
+	gather = 12 * time.Second
 )
 
 // TestChaos lets nodes read objects from each other and from an origin while the origin fails in all its
@@ -75,7 +79,9 @@ func chaos(t *testing.T, seed uint64, until time.Time) {
 		w.inspect()
 	}
 	stormy := time.Now()
-	if !t.Failed() {
+	if !t.Failed() && w.seeded && w.rng.IntN(2) == 0 {
+		w.withoutOrigin(ctx)
+	} else if !t.Failed() {
 		w.allReadable(ctx)
 	}
 	read := time.Now()

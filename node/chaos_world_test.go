@@ -40,6 +40,10 @@ type world struct {
 	nodes   []*chaosNode
 	tracker *chaosTracker
 	liars   []*swarmtest.Liar
+	seeded  bool // there is one more node, which has the first versions and is never stopped
+	seed    *chaosNode
+
+	seedHolds []func()
 
 	// stormy says that reads may fail; calmed is when the last storm ended.
 	stormy atomic.Bool
@@ -96,6 +100,9 @@ func newWorld(t *testing.T, rng *rand.Rand) *world {
 		o.origin.Version(`"v1"`, o.modified)
 		w.objects = append(w.objects, o)
 	}
+	if w.seeded = rng.IntN(2) == 0; w.seeded {
+		w.startSeed()
+	}
 	for i := range chaosNodes {
 		c := config.Default(0, os.Getenv)
 		c.State, c.Listen, c.Timeout = filepath.Join(dir, fmt.Sprint("node", i)), "127.0.0.1:0", chaosTimeout
@@ -109,6 +116,23 @@ func newWorld(t *testing.T, rng *rand.Rand) *world {
 		t.Logf("node %d: quota %d, strict %v, fill %s", i, c.Quota, c.Strict, n.fill)
 	}
 	return w
+}
+
+// startSeed starts the node that has everything.
+func (w *world) startSeed() {
+	c := config.Default(0, os.Getenv)
+	c.State, c.Listen, c.Timeout = filepath.Join(w.dir, "seed"), "127.0.0.1:0", chaosTimeout
+	c.Trackers = []string{w.tracker.url}
+	w.seed = &chaosNode{w: w, i: chaosNodes, conf: c}
+	w.seed.start()
+	for _, o := range w.objects {
+		l, done, err := w.seed.use(w.t.Context(), o, "eager")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.seedHolds = append(w.seedHolds, done)
+		<-l.store.Completed()
+	}
 }
 
 // storm lets things go wrong for d.
@@ -286,11 +310,40 @@ func (w *world) allReadable(ctx context.Context) {
 	all.Wait()
 }
 
+// withoutOrigin lets the nodes find the seed and then reads what it has on every node that has opened it, while
+// the origin is away. Strict nodes cannot check what peers send.
+func (w *world) withoutOrigin(ctx context.Context) {
+	w.stormy.Store(true)
+	for _, o := range w.objects {
+		o.origin.Set(origintest.Faults{Status: http.StatusServiceUnavailable})
+	}
+	w.tracker.start(false)
+	time.Sleep(gather)
+	var all sync.WaitGroup
+	for _, n := range w.nodes {
+		for _, o := range w.objects {
+			if n.conf.Strict || o.changed.Load() > 0 {
+				continue
+			}
+			r := &chaosReader{w: w, of: n, rng: rand.New(rand.NewPCG(1, uint64(n.i)))}
+			all.Go(func() { r.fromSeed(ctx, o) })
+		}
+	}
+	all.Wait()
+}
+
 func (w *world) close() {
 	w.stormy.Store(true)
+	for _, l := range w.seedHolds {
+		l()
+	}
 	for _, n := range w.nodes {
 		n.stop(false)
 		n.check()
+	}
+	if w.seeded {
+		w.seed.stop(false)
+		w.seed.check()
 	}
 	for _, l := range w.liars {
 		l.Close()

@@ -266,9 +266,10 @@ func (pt *part) compare() (bad []uint32) {
 		return nil
 	}
 	first := pt.f.t.geo.PieceBlocks(pt.piece).First
+	var sums [blob.MaxBuffer]blob.Hash
+	blob.Leaves(sums[:], pt.buf)
 	for i := range pt.run.Count {
-		b := pt.buf[int(i)*blockSize:]
-		if blob.Leaf(b[:min(len(b), blockSize)]) != leaves[pt.run.First+i-first] {
+		if sums[i] != leaves[pt.run.First+i-first] {
 			bad = append(bad, i)
 		}
 	}
