@@ -112,6 +112,8 @@ type Blob struct {
 	lastErr   error
 	cause     error     // the last error of a source; nil once one delivers
 	refused   error     // the last final error of the origin
+	reached   uint32    // how far a stream of the whole blob has ever come, in blocks,
+	streamed  time.Time // and when it came that far
 	failed    []failure // what timed out a moment ago
 	fillFrom  uint32    // every block before it was present
 	unplanned time.Time // until then blocked readers do without leases
@@ -367,7 +369,7 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if len(p) == 0 {
 		return nil
 	}
-	for ctx.Err() == nil {
+	for {
 		err := b.copyPresent(p, off)
 		if err == nil {
 			b.Touch(off, len(p))
@@ -378,6 +380,9 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 		}
 		w := &reader{b: b, p: p, off: off, done: make(chan error, 1)}
 		if b.Want(off, len(p), w) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			continue
 		}
 		select {
@@ -396,7 +401,6 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 			return nil
 		}
 	}
-	return ctx.Err()
 }
 
 // Stats is what status shows of a blob; sizes are in bytes.

@@ -27,6 +27,7 @@
 // # Errors
 //
 // A read fails with [blob.ErrUnavailable] when nobody delivered within its deadline (never, when Hard; with an
-// origin that can only be read from its start the deadline counts from the last byte that came), with the origin's [blob.ErrChanged], [blob.ErrDenied] or [blob.ErrNotFound] at once when no peer has the bytes, and
-// with [blob.ErrClosed] when the Blob is closed. Unverified bytes are never returned.
+// origin that can only be read from its start the deadline counts from the last byte that came), with the
+// origin's [blob.ErrChanged], [blob.ErrDenied] or [blob.ErrNotFound] at once when no peer has the bytes, and with
+// [blob.ErrClosed] when the Blob is closed. Unverified bytes are never returned.
 package fetch

@@ -349,6 +349,13 @@ func (s *sink) Done(r blob.Run) error {
 	if s.f.kind == fromOrigin {
 		s.f.front.Store(r.End())
 	}
+	if s.f.whole {
+		s.b.mu.Lock()
+		if r.End() > s.b.reached {
+			s.b.reached, s.b.streamed = r.End(), time.Now()
+		}
+		s.b.mu.Unlock()
+	}
 	s.b.published(r)
 	if unkept {
 		return err

@@ -62,13 +62,13 @@ func (b *Blob) run() {
 	}
 }
 
-// expire fails the parked reads whose deadline has passed.
+// expire fails the parked reads whose deadline has passed. While an origin that can only be read from its start
+// gets further, their bytes will come by.
 func (b *Blob) expire(now time.Time) {
 	var late []*parked
 	b.mu.Lock()
-	moved := b.streamed()
 	for w, p := range b.parked {
-		if !p.deadline.IsZero() && !now.Before(p.deadline) && !now.Before(moved.Add(b.engine.timeout)) {
+		if !p.deadline.IsZero() && !now.Before(p.deadline) && (b.origin == nil || b.origin.Ranges() || !now.Before(b.streamed.Add(b.engine.timeout))) {
 			late = append(late, p)
 			delete(b.parked, w)
 		}
@@ -84,17 +84,6 @@ func (b *Blob) expire(now time.Time) {
 		}
 		b.fail(p, err, now)
 	}
-}
-
-// streamed is when the last block came of an origin that can only be read from its start. A read waits for as
-// long as that goes on: its bytes will come by. Needs mu.
-func (b *Blob) streamed() (moved time.Time) {
-	for f := range b.flights {
-		if f.whole {
-			moved = time.Unix(0, f.progress.Load())
-		}
-	}
-	return moved
 }
 
 // fail ends one read that is no longer parked.

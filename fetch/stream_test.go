@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,11 +18,15 @@ type paced struct {
 	*script
 	stop  int
 	pause time.Duration
+	fails bool // and after stop bytes it fails
 }
 
 func (p paced) Stream(ctx context.Context, w func([]byte) error) error {
 	for off := 0; off < len(p.data); off += 64 << 10 {
 		wait := p.pause
+		if off >= p.stop && p.fails {
+			return fmt.Errorf("%w: broken", blob.ErrUnavailable)
+		}
 		if off >= p.stop {
 			wait = time.Hour
 		}
@@ -41,13 +46,14 @@ func (p paced) Stream(ctx context.Context, w func([]byte) error) error {
 func TestStreamIsWaitedFor(t *testing.T) {
 	data := content(4 << 20)
 	for _, c := range []struct {
-		name string
-		stop int
-	}{{"moving", len(data)}, {"standing", 1 << 20}} {
+		name  string
+		stop  int
+		fails bool
+	}{{"moving", len(data), false}, {"standing", 1 << 20, false}, {"broken", 1 << 20, true}, {"dead", 0, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			store := open(t, data, blockio.Options{})
 			synctest.Test(t, func(t *testing.T) {
-				origin := paced{source(data), c.stop, time.Second}
+				origin := paced{source(data), c.stop, time.Second, c.fails}
 				origin.noRanges = true
 				e := New(Options{})
 				defer e.Close()
@@ -73,7 +79,7 @@ func TestStreamBesidePeers(t *testing.T) {
 	store := open(t, data, blockio.Options{})
 	claim(t, store, data)
 	synctest.Test(t, func(t *testing.T) {
-		peers, origin := source(data), paced{source(data), len(data), 50 * time.Millisecond}
+		peers, origin := source(data), paced{source(data), len(data), 50 * time.Millisecond, false}
 		peers.has = func(r blob.Run) bool { return r.First >= 64 } // not the beginning
 		origin.noRanges = true
 		e := New(Options{})

@@ -331,3 +331,22 @@ func TestBytesThatNeverStay(t *testing.T) {
 		t.Errorf("answer %x, %v", got, err)
 	}
 }
+
+// TestHopelessWithoutDescriptors: that we cannot look at a thread because we have too many files open says nothing
+// about the thread.
+func TestHopelessWithoutDescriptors(t *testing.T) {
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	hopeless := (&Mounted{}).hopeless(uint32(os.Getpid()))
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if hopeless {
+		t.Error("a living reader is given up")
+	}
+}

@@ -149,7 +149,7 @@ func (r *chaosReader) read(ctx context.Context, l *live, want []byte, off, n int
 			r.w.cancelled.Add(1)
 			return nil
 		}
-		r.judge(ctx, began, err, changes != o.changed.Load() || l.meta.Validator != "" && r.outdated(o, l))
+		r.judge(ctx, began, err, changes != o.changed.Load() || o.outdated())
 		return err
 	}
 	r.w.bytes.Add(n)
@@ -163,8 +163,8 @@ func (r *chaosReader) read(ctx context.Context, l *live, want []byte, off, n int
 	return nil
 }
 
-// outdated reports whether the origin has another version than the live blob by now.
-func (r *chaosReader) outdated(o *object, l *live) bool {
+// outdated reports whether there has been more than one version.
+func (o *object) outdated() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(o.versions) > 1

@@ -14,7 +14,7 @@ import (
 
 var (
 	chaosSeed = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0: from the clock. The choices repeat, the scheduler's do not")
-	chaosTime = flag.Duration("chaos.time", 6*time.Second, "how long TestChaos goes on; new worlds are made with the next seeds")
+	chaosTime = flag.Duration("chaos.time", 3*time.Second, "how long TestChaos goes on; new worlds are made with the next seeds")
 )
 
 const (
@@ -79,7 +79,7 @@ func chaos(t *testing.T, seed uint64, until time.Time) {
 		w.inspect()
 	}
 	stormy := time.Now()
-	if !t.Failed() && w.seeded && w.rng.IntN(2) == 0 {
+	if long := *chaosTime > gather; !t.Failed() && long && w.seeded && w.rng.IntN(2) == 0 {
 		w.withoutOrigin(ctx)
 	} else if !t.Failed() {
 		w.allReadable(ctx)

@@ -3,27 +3,20 @@ package node
 import (
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pantala/pantala/blob"
-	"github.com/pantala/pantala/blockio"
 	"github.com/pantala/pantala/config"
-	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/origin/origintest"
 	"github.com/pantala/pantala/swarm/swarmtest"
-	"github.com/pantala/pantala/tracker"
 )
 
 const (
@@ -42,8 +35,7 @@ type world struct {
 	liars   []*swarmtest.Liar
 	seeded  bool // there is one more node, which has the first versions and is never stopped
 	seed    *chaosNode
-
-	seedHolds []func()
+	holds   []func() // end the seed's use of the objects
 
 	// stormy says that reads may fail; calmed is when the last storm ended.
 	stormy atomic.Bool
@@ -67,19 +59,6 @@ func (o *object) bytes(etag string) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.versions[etag]
-}
-
-// chaosNode is a node that is stopped and started again.
-type chaosNode struct {
-	w    *world
-	i    int
-	conf config.Config
-	fill string
-
-	mu      sync.Mutex
-	node    *Node          // nil: stopped
-	using   sync.WaitGroup // readers that use it
-	started int
 }
 
 func newWorld(t *testing.T, rng *rand.Rand) *world {
@@ -130,7 +109,7 @@ func (w *world) startSeed() {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		w.seedHolds = append(w.seedHolds, done)
+		w.holds = append(w.holds, done)
 		<-l.store.Completed()
 	}
 }
@@ -334,8 +313,8 @@ func (w *world) withoutOrigin(ctx context.Context) {
 
 func (w *world) close() {
 	w.stormy.Store(true)
-	for _, l := range w.seedHolds {
-		l()
+	for _, done := range w.holds {
+		done()
 	}
 	for _, n := range w.nodes {
 		n.stop(false)
@@ -357,273 +336,4 @@ func (w *world) close() {
 
 func (w *world) tally() string {
 	return fmt.Sprintf("%d reads of %d MiB, %d failed, %d cancelled; %d stops, %d images of stores", w.reads.Load(), w.bytes.Load()>>20, w.failed.Load(), w.cancelled.Load(), w.stops.Load(), w.images.Load())
-}
-
-func (n *chaosNode) start() {
-	node, err := New(n.conf, Options{Version: "test"})
-	if err != nil {
-		n.w.t.Errorf("node %d does not start again: %v", n.i, err)
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.node = node
-	n.started++
-}
-
-// stop closes the node, with reads under way; rude closes what serves them first.
-func (n *chaosNode) stop(rude bool) {
-	n.mu.Lock()
-	node := n.node
-	n.node = nil
-	n.mu.Unlock()
-	if node == nil {
-		return
-	}
-	n.w.stops.Add(1)
-	if rude {
-		node.mu.Lock()
-		var engines []*fetch.Engine
-		for _, e := range node.engines {
-			engines = append(engines, e)
-		}
-		node.mu.Unlock()
-		for _, e := range engines {
-			e.Close()
-		}
-	} else {
-		for _, l := range n.w.inUse(node) {
-			l.fetch.Close() // as unmount does
-		}
-	}
-	node.refuse() // as Close begins
-	n.using.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := node.Close(ctx); err != nil {
-		n.w.t.Errorf("node %d: close: %v", n.i, err)
-	}
-}
-
-// inUse are the blobs that a node has open.
-func (w *world) inUse(node *Node) (open []*live) {
-	node.mu.Lock()
-	all := make([]*live, 0, len(node.live))
-	for _, l := range node.live {
-		all = append(all, l)
-	}
-	node.mu.Unlock()
-	for _, l := range all {
-		if <-l.ready; l.err == nil {
-			open = append(open, l)
-		}
-	}
-	return open
-}
-
-// use takes hold of an object at the node; the caller ends with done.
-func (n *chaosNode) use(ctx context.Context, o *object, fill string) (l *live, done func(), err error) {
-	n.mu.Lock()
-	node := n.node
-	if node == nil {
-		n.mu.Unlock()
-		return nil, nil, blob.ErrClosed
-	}
-	n.using.Add(1)
-	n.mu.Unlock()
-	defer func() {
-		if err != nil {
-			n.using.Done()
-		}
-	}()
-	ctx, end, err := node.begin(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer end()
-	opts := control.Options{Fill: fill}
-	f, err := node.find(ctx, o.source(), opts, noProgress)
-	if err != nil {
-		return nil, nil, err
-	}
-	want, err := node.want(o.source(), opts, f)
-	if err != nil {
-		return nil, nil, err
-	}
-	l, _, err = node.hold(ctx, f, want)
-	if err != nil {
-		return nil, nil, err
-	}
-	return l, func() { node.release(l); n.using.Done() }, nil
-}
-
-// check opens the store of a stopped node and compares what it holds.
-func (n *chaosNode) check() { n.w.checkStore(fmt.Sprint("node ", n.i), StoreDir(n.conf.State)) }
-
-// image copies the store of a node that works, as a crash would leave it, and compares what the copy holds.
-// The log goes first: what it says was written before.
-func (n *chaosNode) image() {
-	from, to := StoreDir(n.conf.State), filepath.Join(n.w.dir, "image")
-	defer os.RemoveAll(to)
-	blobs, _ := filepath.Glob(filepath.Join(from, "*"))
-	for _, dir := range blobs {
-		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-			continue
-		}
-		for _, name := range []string{"log", "leaves", "data", "meta.json"} {
-			if err := copySparse(filepath.Join(to, filepath.Base(dir), name), filepath.Join(dir, name)); err != nil {
-				os.RemoveAll(filepath.Join(to, filepath.Base(dir))) // evicted meanwhile
-				break
-			}
-		}
-	}
-	n.w.images.Add(1)
-	n.w.checkStore(fmt.Sprint("image of node ", n.i), to)
-}
-
-func copySparse(to, from string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return err
-	}
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(dst, src)
-	dst.Close()
-	return err
-}
-
-// checkStore compares every block that a store believes to have, and every root, with the object's.
-func (w *world) checkStore(what, dir string) {
-	s, err := blockio.Open(dir, blockio.Options{})
-	if err != nil {
-		w.t.Errorf("%s: %v", what, err)
-		return
-	}
-	defer s.Close()
-	for _, info := range s.List() {
-		i := slices.IndexFunc(w.objects, func(o *object) bool { return blobSource(o) == info.Meta.Source })
-		if i < 0 {
-			w.t.Errorf("%s: has %s of %s", what, info.ID, info.Meta.Source)
-			continue
-		}
-		if info.Meta.Validator == "" {
-			continue // of an origin that named no version: it may be any
-		}
-		data := w.objects[i].bytes(info.Meta.Validator)
-		if data == nil {
-			continue // named by Last-Modified
-		}
-		b, err := s.Open(info.ID, info.Geometry, info.Meta)
-		if err != nil {
-			w.t.Errorf("%s: %v", what, err)
-			continue
-		}
-		if err := sameBlob(b, data); err != nil {
-			w.t.Errorf("%s: %s: %v", what, info.Meta.Source, err)
-		}
-		if err := b.Close(); err != nil {
-			w.t.Errorf("%s: %v", what, err)
-		}
-	}
-}
-
-func blobSource(o *object) string { return redact(o.source()) }
-
-// sameBlob compares what b holds with data.
-func sameBlob(b *blockio.Blob, data []byte) error {
-	g := b.Geometry()
-	if g.Size != int64(len(data)) {
-		return fmt.Errorf("%d bytes, not %d", g.Size, len(data))
-	}
-	p := make([]byte, blob.BlockSize)
-	have := int64(0)
-	for i := range g.Blocks() {
-		if !b.Has(blob.Run{First: i, Count: 1}) {
-			continue
-		}
-		off, n := g.Bytes(blob.Run{First: i, Count: 1})
-		have += n
-		if err := b.ReadAt(p[:n], off); err != nil {
-			return fmt.Errorf("block %d: %w", i, err)
-		}
-		if string(p[:n]) != string(data[off:off+n]) {
-			return fmt.Errorf("block %d is wrong", i)
-		}
-	}
-	if have != b.Present() {
-		return fmt.Errorf("%d bytes are present, it says %d", have, b.Present())
-	}
-	for p := range g.Pieces() {
-		root, trust := b.Root(p)
-		if trust == blob.Unknown {
-			if b.PieceComplete(p) {
-				return fmt.Errorf("piece %d is complete without a root", p)
-			}
-			continue
-		}
-		var leaves []blob.Hash
-		for i, run := uint32(0), g.PieceBlocks(p); i < run.Count; i++ {
-			off, n := g.Bytes(blob.Run{First: run.First + i, Count: 1})
-			leaves = append(leaves, blob.Leaf(data[off:off+n]))
-		}
-		if root != g.PieceRoot(leaves) {
-			return fmt.Errorf("piece %d has a wrong root (%v)", p, trust)
-		}
-	}
-	return nil
-}
-
-// chaosTracker is a tracker at one address that comes and goes.
-type chaosTracker struct {
-	t       *testing.T
-	addr    netip.AddrPort
-	url     string
-	tracker *tracker.Server
-	http    *http.Server // nil: stopped
-	served  sync.WaitGroup
-}
-
-func newChaosTracker(t *testing.T) *chaosTracker {
-	c := &chaosTracker{t: t, addr: netip.MustParseAddrPort("127.0.0.1:0")}
-	c.start(true)
-	c.url = "http://" + c.addr.String() + "/announce"
-	return c
-}
-
-// start lets it answer; a fresh one remembers nothing.
-func (c *chaosTracker) start(fresh bool) {
-	if c.http != nil {
-		return
-	}
-	ln, err := net.Listen("tcp", c.addr.String())
-	if err != nil {
-		return // somebody else has the port now: it stays away
-	}
-	c.addr = ln.Addr().(*net.TCPAddr).AddrPort()
-	if fresh || c.tracker == nil {
-		if c.tracker != nil {
-			c.tracker.Close()
-		}
-		c.tracker = tracker.NewServer(tracker.ServerOptions{})
-	}
-	h := &http.Server{Handler: c.tracker}
-	c.http = h
-	c.served.Go(func() { h.Serve(ln) })
-}
-
-// stop breaks all connections to it.
-func (c *chaosTracker) stop() {
-	if c.http == nil {
-		return
-	}
-	c.http.Close()
-	c.served.Wait()
-	c.http = nil
 }

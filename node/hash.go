@@ -74,9 +74,7 @@ func hashFile(ctx context.Context, f *os.File, g blob.Geometry, progress func(do
 	for range workers {
 		hashing.Go(func() {
 			for c := range toLeaves {
-				for i, at := c.first, 0; at < len(c.data); i, at = i+1, at+blob.BlockSize {
-					s.leaves[i] = blob.Leaf(c.data[at:min(at+blob.BlockSize, len(c.data))])
-				}
+				blob.Leaves(s.leaves[c.first:], c.data)
 				finish(c)
 			}
 		})

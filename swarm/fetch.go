@@ -12,10 +12,12 @@ import (
 // time, as fast as peers have room; what becomes of them comes back as news.
 type flight struct {
 	// Constant.
-	t     *Torrent
-	ctx   context.Context
-	sink  blob.Sink
-	class blob.Class
+	t      *Torrent
+	ctx    context.Context
+	lend   context.Context // of the wait for a buffer; ends with ctx and when err is set
+	refuse context.CancelFunc
+	sink   blob.Sink
+	class  blob.Class
 
 	signal chan struct{} // there is news
 
@@ -33,6 +35,9 @@ func (t *Torrent) Fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
 		return fmt.Errorf("fetch blocks %s from peers: %w: the blob has %d blocks", r, blob.ErrInvalid, t.geo.Blocks())
 	}
 	f := &flight{t: t, ctx: ctx, sink: into, class: min(blob.ClassOf(ctx), blob.Background), signal: make(chan struct{}, 1)}
+	// All memory may be lent to parts that have failed, and only this call's end gives it back.
+	f.lend, f.refuse = context.WithCancel(ctx)
+	defer f.refuse()
 	live := make(map[*part]struct{})
 	err := f.fly(split(t.geo, r), live)
 	if err == nil {
@@ -60,7 +65,10 @@ func (f *flight) fly(todo []blob.Run, live map[*part]struct{}) error {
 	for {
 		// One part that waits for room keeps the pipe full; more would only hold memory.
 		for len(todo) > 0 && waiting < 2 {
-			buf, err := f.sink.Buffer(f.ctx, todo[0])
+			buf, err := f.sink.Buffer(f.lend, todo[0])
+			if failed := f.failed(); err != nil && failed != nil {
+				return failed
+			}
 			if err != nil {
 				return fmt.Errorf("buffer: %w", err)
 			}
@@ -107,11 +115,8 @@ func (f *flight) fly(todo []blob.Run, live map[*part]struct{}) error {
 func (f *flight) settle(pt *part, err error) {
 	f.mu.Lock()
 	f.ended = append(f.ended, pt)
-	if f.err == nil {
-		f.err = err
-	}
 	f.mu.Unlock()
-	f.poke()
+	f.fail(err)
 }
 
 // retry reports that the bytes of a part were wrong and its buffer is gone.
@@ -131,14 +136,24 @@ func (f *flight) placed() {
 	f.poke()
 }
 
-// fail ends the call.
+// fail ends the call, unless err is nil.
 func (f *flight) fail(err error) {
 	f.mu.Lock()
 	if f.err == nil {
 		f.err = err
 	}
 	f.mu.Unlock()
+	if err != nil {
+		f.refuse()
+	}
 	f.poke()
+}
+
+// failed is the error that the call fails with, if it does.
+func (f *flight) failed() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
 }
 
 func (f *flight) poke() {
