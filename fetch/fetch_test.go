@@ -379,7 +379,7 @@ func TestHeldPieceIsWaitedFor(t *testing.T) {
 			mu.Unlock()
 			b.Wake()
 		}()
-		if _, err := read(t, b, 0, 4096); err != nil {
+		if _, err := read(t, b, 0, 8192); err != nil {
 			t.Fatal(err)
 		}
 		if s := b.Stats(); s.FromOrigin != 0 || s.FromPeers == 0 {
@@ -392,7 +392,11 @@ func TestHeldPieceIsWaitedFor(t *testing.T) {
 		peersHave = false
 		mu.Unlock()
 		t0 := time.Now()
-		if _, err := read(t, b, 256<<10, 4096); err != nil || time.Since(t0) < heldFor || time.Since(t0) > heldFor+2*tick {
+		if _, err := read(t, b, 400<<10, 4096); err != nil || time.Since(t0) > tick {
+			t.Errorf("one block of a piece that another node is fetching: %v after %v, want it from the origin at once", err, time.Since(t0))
+		}
+		t0 = time.Now()
+		if _, err := read(t, b, 256<<10, 8192); err != nil || time.Since(t0) < heldFor || time.Since(t0) > heldFor+2*tick {
 			t.Errorf("holder that never delivers: %v after %v, want the origin after %v", err, time.Since(t0), heldFor)
 		}
 	})

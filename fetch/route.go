@@ -113,7 +113,7 @@ func (b *Blob) route(piece uint32, n need, w *wish, now time.Time) sourceKind {
 		return fromOrigin
 	case n.class > blob.Read:
 		return nowhere
-	case n.late:
+	case n.late, n.class == blob.Fault && !n.follows: // its one block costs less than waiting for anybody
 		return fromOrigin
 	case b.plan.Held(piece):
 		n.by.held = now
