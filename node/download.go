@@ -48,6 +48,7 @@ func (n *Node) download(ctx context.Context, source string, o control.Options, l
 	if err != nil {
 		return nil, err
 	}
+	defer f.discard()
 	w, err := n.want(source, o, f)
 	if err != nil {
 		return nil, err

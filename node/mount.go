@@ -69,6 +69,7 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 	if err != nil {
 		return reply, err
 	}
+	defer f.discard()
 	w, err := n.want(r.Source, r.Options, f)
 	if err != nil {
 		return reply, err

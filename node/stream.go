@@ -48,6 +48,9 @@ func (n *Node) findStream(ctx context.Context, f found, streaming func(int64)) (
 		return f, control.Local(fmt.Errorf("%w: %s: %v: free some space, or put --state on a larger disk", blob.ErrNoSpace, dir, local))
 	case local != nil:
 		return f, control.Local(fmt.Errorf("stream: %w", local))
+	case ctx.Err() != nil:
+		err = context.Cause(ctx) // why, such as: the daemon is being stopped
+		return f, err
 	case err != nil:
 		return f, err
 	}
@@ -58,6 +61,13 @@ func (n *Node) findStream(ctx context.Context, f found, streaming func(int64)) (
 	f.id = f.object.ID() // the object has learnt its size
 	f.streamed, f.object = tmp.Name(), nil
 	return f, nil
+}
+
+// discard removes what findStream has written and nobody has adopted. Whoever called find calls it in the end.
+func (f found) discard() {
+	if f.streamed != "" {
+		os.Remove(f.streamed)
+	}
 }
 
 // adopt puts the bytes of a streamed file into the store and removes the file.
