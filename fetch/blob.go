@@ -116,6 +116,7 @@ type Blob struct {
 	streamed  time.Time // and when it came that far
 	failed    []failure // what timed out a moment ago
 	fillFrom  uint32    // every block before it was present
+	warned    time.Time // when a failed read was last logged as a warning
 	unplanned time.Time // until then blocked readers do without leases
 	sides     [3]side   // indexed by sourceKind
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -27,6 +28,9 @@ const (
 
 	// wishBytes is how far ahead leases are asked for, in bytes.
 	wishBytes = 64 << 20
+
+	// warnEvery is how often a failed read of one blob is worth a warning: hundreds may fail together.
+	warnEvery = time.Second
 
 	// pauseUnkept is how long readahead and filling rest after the store could not keep a block.
 	pauseUnkept = 5 * time.Second
@@ -92,8 +96,12 @@ func (b *Blob) fail(p *parked, err error, now time.Time) {
 	b.mu.Lock()
 	b.failed = append(b.failed, failure{p.run, now.Add(forgetFailure), err})
 	b.lastErr = err
+	level := slog.LevelDebug
+	if now.Sub(b.warned) >= warnEvery {
+		b.warned, level = now, slog.LevelWarn
+	}
 	b.mu.Unlock()
-	b.engine.log.Warn("read failed", "blob", b.store.ID(), "blocks", p.run, "waited", now.Sub(p.since).Round(time.Millisecond), "err", err)
+	b.engine.log.Log(b.ctx, level, "read failed", "failures", b.failures.Load(), "blob", b.store.ID(), "blocks", p.run, "waited", now.Sub(p.since).Round(time.Millisecond), "err", err)
 	p.waiter.Ready(err)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -212,5 +213,30 @@ func TestEveryCloseWaits(t *testing.T) {
 		}
 		close(origin.let)
 		closed.Wait()
+	})
+}
+
+func TestFailuresDoNotFloodTheLog(t *testing.T) {
+	data := content(4 << 20)
+	store := open(t, data, blockio.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		origin := source(data)
+		origin.before = blocked
+		var log bytes.Buffer
+		e := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		b := e.Open(Config{Store: store, Origin: origin, Fill: FillNever})
+		var all sync.WaitGroup
+		for i := range 200 {
+			all.Go(func() {
+				if _, err := read(t, b, i*blob.BlockSize, 4096); !errors.Is(err, blob.ErrUnavailable) {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		e.Close()
+		if n := bytes.Count(log.Bytes(), []byte("read failed")); n != 1 {
+			t.Errorf("%d warnings for 200 reads that failed together, want 1", n)
+		}
 	})
 }

@@ -102,9 +102,10 @@ func topAt(table []MountInfo, dir string) (MountInfo, bool) {
 
 // presence watches whether one mount is still in the mount table. It is used by one goroutine at a time.
 type presence struct {
-	dev  string
-	fd   int // of the mount table: the kernel remembers per open file which changes it has told of
-	left bool
+	dev   string
+	fd    int  // of the mount table: the kernel remembers per open file which changes it has told of
+	stale bool // a change was told, and the table could not be read since
+	left  bool
 }
 
 // watch opens the mount table for a mount whose device number is dev. The descriptor is not an os.File, because
@@ -124,10 +125,11 @@ func (p *presence) gone() bool {
 	}
 	// proc_pid_mounts(5): a change of the table is a priority event, told once.
 	fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLPRI}}
-	if n, err := unix.Poll(fds, 0); err != nil || n == 0 {
+	if n, err := unix.Poll(fds, 0); (err != nil || n == 0) && !p.stale {
 		return false
 	}
 	table, err := mountTable()
+	p.stale = err != nil
 	p.left = err == nil && !slices.ContainsFunc(table, func(i MountInfo) bool { return i.Dev == p.dev })
 	return p.left
 }

@@ -49,13 +49,13 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 	}
 }
 
-// retryBusy unmounts until it works, does something else than EBUSY, or takes too long.
+// retryBusy unmounts until it works, does something else than EBUSY, or takes too long. A try that is under way
+// when the time is up is waited for: fusermount3 could still succeed after we have said that it did not.
 func (m *Mounted) retryBusy(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, busyWait)
-	defer cancel()
+	deadline := time.Now().Add(busyWait)
 	for {
 		err := m.unmountOnce(ctx, 0)
-		if !errors.Is(err, ErrBusy) {
+		if !errors.Is(err, ErrBusy) || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -74,6 +74,9 @@ func (m *Mounted) retryBusy(ctx context.Context) error {
 func (m *Mounted) Detach(ctx context.Context) error {
 	m.leaving.Store(true)
 	err := m.unmountOnce(ctx, unix.MNT_DETACH)
+	if err != nil {
+		m.leaving.Store(false)
+	}
 	m.wakeKeeper()
 	return err
 }
