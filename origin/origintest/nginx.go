@@ -1,14 +1,12 @@
 package origintest
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -185,13 +183,4 @@ func (n *Nginx) certificates() {
 		n.tb.Fatal(err)
 	}
 	write("key.pem", "EC PRIVATE KEY", der)
-}
-
-// Errors is what nginx has logged as errors.
-func (n *Nginx) Errors() string {
-	p, err := os.ReadFile(filepath.Join(n.dir, "error.log"))
-	if err != nil {
-		return fmt.Sprint(err)
-	}
-	return string(bytes.TrimSpace(p))
 }

@@ -176,17 +176,6 @@ func (s *Server) Log() []Request {
 	return append([]Request(nil), s.log...)
 }
 
-// Ranges counts the requests by their Range header; "" for those without.
-func (s *Server) Ranges() map[string]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := map[string]int{}
-	for _, r := range s.log {
-		n[r.Header.Get("Range")]++
-	}
-	return n
-}
-
 // Bytes is how many bytes of the object have been sent.
 func (s *Server) Bytes() int64 {
 	s.mu.Lock()
