@@ -21,7 +21,9 @@ const MaxStripes = 8
 func Unit(g blob.Geometry) uint32 { return max(1, blob.MaxBuffer/g.BlocksPerPiece()) }
 
 // Stripe is the stripe of a piece when there are k.
-func Stripe(g blob.Geometry, piece uint32, k int) int { return int(piece / Unit(g) % uint32(max(1, k))) }
+func Stripe(g blob.Geometry, piece uint32, k int) int {
+	return int(piece / Unit(g) % uint32(max(1, k)))
+}
 
 // Member is what the planner knows of a node.
 type Member struct {
@@ -59,9 +61,9 @@ type Assignment struct {
 type Reason uint8
 
 const (
-	Lost  Reason = iota + 1 // the connection broke or could not be made
-	Slow                    // others have long had what it still owes
-	Liar                    // it sent bytes that did not verify
+	Lost Reason = iota + 1 // the connection broke or could not be made
+	Slow                   // others have long had what it still owes
+	Liar                   // it sent bytes that did not verify
 )
 
 // Complaint is what a child tells the tracker about a parent.
