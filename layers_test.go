@@ -19,7 +19,7 @@ const module = "github.com/pantala/pantala"
 // A room imports only rooms of lower layers: rooms of one layer do not know each other.
 var layers = [][]string{
 	{"blob"},                           // the vocabulary: knows the standard library only
-	{"mmap", "relay"},                  // mapped regions; who passes what on to whom
+	{"mmap", "relay", "bencode"},       // mapped regions; who passes what on to whom; the encoding of BEP 3
 	{"peerwire", "tracker", "blockio"}, // the wire, the scheduler, the disk
 	{"swarm", "origin"},                // the two kinds of source; fetch sees both through blob.Source
 	{"fetch"},                          // makes absent blocks present

@@ -120,22 +120,3 @@ func FuzzAnnounceReply(f *testing.F) {
 		}
 	})
 }
-
-// FuzzBencode: what we walk through, an independent decoder reads, as long as it is as strict as ours.
-func FuzzBencode(f *testing.F) {
-	f.Add([]byte("d1:ai1e1:bl3:abci-5eee"))
-	f.Add([]byte("d1:a"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		pairs := 0
-		err := eachPair(b, func(k string, raw []byte) error {
-			pairs++
-			if v, rest, err := skip(raw, maxDepth); err != nil || len(rest) != 0 || !bytes.Equal(v, raw) {
-				t.Fatalf("value %q: %v", raw, err)
-			}
-			return nil
-		})
-		if err == nil && len(b) < 2 {
-			t.Fatalf("%q is a dictionary of %d pairs", b, pairs)
-		}
-	})
-}
