@@ -7,6 +7,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
+	"github.com/pantala/pantala/relay"
 )
 
 // loop owns the state of a torrent. Nothing outside its goroutine touches it; others post events.
@@ -22,6 +23,8 @@ type loop struct {
 	pending [blob.Background + 1][]*part // queued parts by class
 	active  map[*part]struct{}           // asked parts
 	jobs    map[uint32]*leafJob
+
+	assignment relay.Assignment
 
 	ticked  time.Time // last tick
 	rechoke time.Time // last look at the slots

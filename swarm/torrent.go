@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/relay"
 )
 
 // Store is what the swarm needs of the local blob; *blockio.Blob implements it. All methods are safe for
@@ -49,6 +50,13 @@ type Config struct {
 	Root blob.Hash
 	// Store is the local blob.
 	Store Store
+	// OnComplaints, if set, takes what is wrong with parents, to be told to the tracker. It is called on the
+	// event loop and must not block.
+	OnComplaints func([]relay.Complaint)
+	// OnWanted, if set, is told of blocks that peers wait for because this node was asked to pass them on, and
+	// that are absent here: whoever fetches for the store should bring them, too. It is called by readers,
+	// again and again for the same blocks, and must not block.
+	OnWanted func(blob.Run)
 }
 
 // Torrent is one blob in the swarm. It implements blob.Source.
@@ -75,6 +83,8 @@ type Torrent struct {
 	roots atomic.Bool // RootsChanged was called and not yet applied
 	down  atomic.Int64
 	up    atomic.Int64
+
+	uplink atomic.Int64 // see Uplink
 
 	mu        sync.Mutex // guards what follows
 	found     []uint32   // pieces that became complete and were not announced yet
