@@ -1,6 +1,7 @@
 package peerwire
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/anacrolix/torrent/bencode"
@@ -75,9 +76,7 @@ func unmarshal(b []byte, v any) (err error) {
 			err = fmt.Errorf("%w: bencode: %v", blob.ErrInvalid, p)
 		}
 	}()
-	err = bencode.Unmarshal(b, v)
-	if _, trailing := err.(bencode.ErrUnusedTrailingBytes); trailing {
-		err = nil
-	}
-	return err
+	d := bencode.NewDecoder(bytes.NewReader(b))
+	d.MaxStrLen = bencode.MaxStrLen(len(b)) // it allocates what a string says it has before it looks whether it has
+	return d.Decode(v)
 }

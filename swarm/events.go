@@ -105,6 +105,7 @@ func (e peerConnected) apply(l *loop) {
 	}
 	l.peers[p] = struct{}{}
 	l.ids[p.id] = p
+	l.gossip.changed()
 	l.book.joined(p.dialed)
 	l.greet(p)
 	t.wg.Add(2)
@@ -145,7 +146,7 @@ func (l *loop) greet(p *peer) {
 		}
 		if p.ext {
 			b = peerwire.AppendExtendedHandshake(b, peerwire.ExtendedHandshake{
-				Client: clientName, Port: t.node.Addr().Port(), Queue: maxRequests,
+				Messages: t.extensions(), Client: clientName, Port: t.node.Addr().Port(), Queue: maxRequests,
 			})
 		}
 		return b
@@ -176,6 +177,7 @@ func (l *loop) remove(p *peer) {
 	p.closing = true
 	p.reoffer()
 	delete(l.peers, p)
+	l.gossip.changed()
 	if l.ids[p.id] == p {
 		delete(l.ids, p.id)
 	}
@@ -260,6 +262,7 @@ func (e peerSays) apply(l *loop) {
 	if e.h.Queue > 0 {
 		p.queue = max(e.h.Queue, 16)
 	}
+	l.pexSaid(p, e.h)
 	if e.h.Port != 0 && !p.closing {
 		p.listens = netip.AddrPortFrom(p.addr.Addr(), e.h.Port)
 		// Should the connection be lost, this is where it can be opened again.

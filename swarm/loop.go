@@ -20,6 +20,8 @@ type loop struct {
 	jail  []PeerInfo         // banned peers, for Peers
 	fouls map[netip.Addr]int // banned peer ids by address
 
+	gossip gossip
+
 	pending [blob.Background + 1][]*part // queued parts by class
 	active  map[*part]struct{}           // asked parts
 	jobs    map[uint32]*leafJob
@@ -168,6 +170,7 @@ func (l *loop) tick() {
 	l.hedge(at)
 	l.hedgeJobs(at)
 	l.dial(at)
+	l.tell(at)
 	if at.Sub(l.rechoke) >= tickIdle {
 		l.rechoke = at
 		l.assignSlots(at)

@@ -31,9 +31,10 @@ type peer struct {
 	cancel context.CancelFunc
 
 	// Used by the reader only.
-	strays  int       // blocks that came although nobody asked (any more)
-	chatter int       // messages without payload since quietAt
-	quietAt time.Time // start of the minute in which chatter is counted
+	strays   int       // blocks that came although nobody asked (any more)
+	chatter  int       // messages without payload since quietAt
+	quietAt  time.Time // start of the minute in which chatter is counted
+	pexHeard pexRate
 
 	// Owned by the loop.
 	have       set  // what it has
@@ -52,6 +53,7 @@ type peer struct {
 	lies       int // pieces for which its leaves did not fold to a claimed root
 	deaf       int // times that it left hashes to others to deliver
 	closing    bool
+	pex        pexTold
 
 	// Read by any goroutine.
 	serving  atomic.Bool  // slot, for the reader

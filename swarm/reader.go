@@ -114,8 +114,11 @@ func (p *peer) told(m peerwire.Message) error {
 	case peerwire.Interested, peerwire.NotInterested:
 		p.t.post(peerWants{p, m.ID == peerwire.Interested})
 	case peerwire.Extended:
-		if m.Ext != 0 || !p.ext {
+		switch {
+		case !p.ext:
 			return nil
+		case m.Ext != 0:
+			return p.extended(m)
 		}
 		h, err := peerwire.ParseExtendedHandshake(m.Data)
 		if err != nil {

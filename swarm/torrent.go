@@ -48,6 +48,9 @@ type Config struct {
 	// Root is the BEP 52 root; zero: not known. When it is known, piece roots are asked from peers with
 	// proofs that lead to it, and become blob.Pinned.
 	Root blob.Hash
+	// Private: peers come from trackers only (BEP 27). Nobody is told of them, and nobody is believed who names
+	// one.
+	Private bool
 	// Store is the local blob.
 	Store Store
 	// OnComplaints, if set, takes what is wrong with parents, to be told to the tracker. It is called on the
@@ -124,6 +127,15 @@ func newTorrent(n *Node, c Config) (*Torrent, error) {
 // dialled in the background, a bounded number at a time, with backoff.
 func (t *Torrent) AddPeers(addrs ...netip.AddrPort) {
 	t.post(addAddrs(append([]netip.AddrPort(nil), addrs...)))
+}
+
+// Hear is AddPeers for addresses that the host source has named and nobody vouches for (local discovery, DHT):
+// the book takes a bounded number of them from one source. A private torrent hears none.
+func (t *Torrent) Hear(source netip.Addr, addrs ...netip.AddrPort) {
+	if t.cfg.Private || len(addrs) == 0 {
+		return
+	}
+	t.post(hearsay{source.Unmap(), append([]netip.AddrPort(nil), addrs...)})
 }
 
 // Has reports whether every block of r could be asked for now: for each piece that r touches, some
