@@ -62,7 +62,7 @@ type suspect struct {
 // root, and the suspects are banned when somebody's leaves fit.
 func (l *loop) judge(job *leafJob, try *leafTry, folded blob.Hash) {
 	_, trust := l.t.cfg.Store.Root(try.piece)
-	if trust != blob.Claimed || !l.t.cfg.Root.IsZero() {
+	if trust != blob.Claimed || !l.t.fileOf(try.piece).root.IsZero() {
 		l.ban(try.p, fmt.Sprintf("hashes of piece %d do not lead to its root", try.piece))
 		return
 	}

@@ -31,9 +31,17 @@ type flight struct {
 
 // Fetch delivers the blocks of r from peers. See blob.Source.
 func (t *Torrent) Fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
+	if len(t.files) > 1 {
+		return fmt.Errorf("fetch blocks %s from peers: %w: %w", r, blob.ErrInvalid, errSeveral)
+	}
 	if r.End() < r.First || r.End() > t.geo.Blocks() {
 		return fmt.Errorf("fetch blocks %s from peers: %w: the blob has %d blocks", r, blob.ErrInvalid, t.geo.Blocks())
 	}
+	return t.fetch(ctx, r, into)
+}
+
+// fetch delivers blocks of one file, by their numbers in the torrent.
+func (t *Torrent) fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
 	f := &flight{t: t, ctx: ctx, sink: into, class: min(blob.ClassOf(ctx), blob.Background), signal: make(chan struct{}, 1)}
 	// All memory may be lent to parts that have failed, and only this call's end gives it back.
 	f.lend, f.refuse = context.WithCancel(ctx)
@@ -165,7 +173,7 @@ func (f *flight) poke() {
 
 // split cuts a run into parts within pieces. What fits one buffer stays together; longer runs are cut at
 // multiples of MaxBuffer, so that only their first and last part are short.
-func split(g blob.Geometry, r blob.Run) []blob.Run {
+func split(g *space, r blob.Run) []blob.Run {
 	parts := make([]blob.Run, 0, r.Count/blob.MaxBuffer+2)
 	for long := r.Count > blob.MaxBuffer; r.Count > 0; {
 		n := min(r.Count, blob.MaxBuffer, g.PieceBlocks(g.PieceOf(r.First)).End()-r.First)

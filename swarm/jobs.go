@@ -45,7 +45,7 @@ const maxDeaf = 2
 func (l *loop) knownLeaves(piece uint32) bool {
 	t := l.t
 	_, ok := t.cfg.Store.Leaves(piece)
-	if root, trust := t.cfg.Store.Root(piece); !ok && t.geo.BlocksPerPiece() == 1 && trust > blob.Unknown {
+	if root, trust := t.cfg.Store.Root(piece); !ok && t.geo.bpp == 1 && trust > blob.Unknown {
 		ok = t.cfg.Store.SetLeaves(piece, []blob.Hash{root}) == nil // a piece of one block is its leaf
 	}
 	if !ok {

@@ -91,17 +91,18 @@ type leafTry struct {
 // of one piece is only as wide as its blocks; BEP 52 asks for at least 2 and at most 512 hashes at a time.
 // When the root of the piece is not known a proof up to the root of the blob comes along: 32 bytes per layer.
 func (t *Torrent) newTry(p *peer, piece uint32, proof bool) *leafTry {
-	bpp := t.geo.BlocksPerPiece()
+	f := t.fileOf(piece)
+	bpp := f.geo.BlocksPerPiece()
 	width := bpp
-	if t.geo.Pieces() == 1 {
-		width = min(bpp, blob.Width(t.geo.Blocks()))
+	if f.geo.Pieces() == 1 {
+		width = min(bpp, blob.Width(f.geo.Blocks()))
 	}
 	width = max(2, width)
-	first := piece * bpp &^ (width - 1)
+	first := (piece - f.first) * bpp &^ (width - 1)
 	try := &leafTry{p: p, piece: piece, at: now(), hashes: make([]blob.Hash, width)}
 	for at := uint32(0); at < width; at += peerwire.MaxHashes {
-		r := peerwire.HashRange{Root: t.cfg.Name, Index: first + at, Length: min(width-at, peerwire.MaxHashes)}
-		if height := t.height(); proof && at == 0 && height > blob.Layer(r.Length) {
+		r := peerwire.HashRange{Root: f.name, Index: first + at, Length: min(width-at, peerwire.MaxHashes)}
+		if height := f.height(); proof && at == 0 && height > blob.Layer(r.Length) {
 			r.Proof = uint32(height - 1)
 		}
 		try.ranges = append(try.ranges, r)
@@ -111,7 +112,7 @@ func (t *Torrent) newTry(p *peer, piece uint32, proof bool) *leafTry {
 }
 
 // height is the number of layers above the leaves in the tree of BEP 52.
-func (t *Torrent) height() int { return blob.Layer(blob.Width(t.geo.Blocks())) }
+func (f *file) height() int { return blob.Layer(blob.Width(f.geo.Blocks())) }
 
 // appendTry appends the hash requests of a try, and makes their answers known to the reader.
 func (p *peer) appendTry(out []byte, try *leafTry) []byte {
@@ -187,16 +188,17 @@ var errRejected = errors.New("hash request rejected")
 // acceptLeaves checks the hashes of a complete try and stores them. It returns what they fold to, for the
 // log and the jury. ErrCorrupt: they do not lead to the root.
 func (t *Torrent) acceptLeaves(try *leafTry) (blob.Hash, error) {
-	run := t.geo.PieceBlocks(try.piece)
+	f := t.fileOf(try.piece)
+	run := f.geo.PieceBlocks(try.piece - f.first)
 	first := run.First - try.ranges[0].Index
 	leaves := try.hashes[first : first+run.Count]
-	folded := t.geo.PieceRoot(leaves)
+	folded := f.geo.PieceRoot(leaves)
 	if t.proving(try.piece) || try.ranges[0].Proof > 0 {
-		if err := t.prove(try, folded); err != nil {
+		if err := f.prove(try, folded); err != nil {
 			return folded, err
 		}
 	}
-	if err := t.cfg.Store.SetLeaves(try.piece, leaves); err != nil {
+	if err := f.store.SetLeaves(try.piece-f.first, leaves); err != nil {
 		return folded, fmt.Errorf("leaves of piece %d: %w", try.piece, err)
 	}
 	return folded, nil
@@ -204,7 +206,7 @@ func (t *Torrent) acceptLeaves(try *leafTry) (blob.Hash, error) {
 
 // proving reports whether the root of a piece must be proven, because only the root of the blob is known.
 func (t *Torrent) proving(piece uint32) bool {
-	if t.cfg.Root.IsZero() {
+	if t.fileOf(piece).root.IsZero() {
 		return false
 	}
 	_, trust := t.cfg.Store.Root(piece)
@@ -213,7 +215,7 @@ func (t *Torrent) proving(piece uint32) bool {
 
 // prove climbs from the hashes of a try through its uncles to the root of the blob, and pins the root of the
 // piece.
-func (t *Torrent) prove(try *leafTry, folded blob.Hash) error {
+func (f *file) prove(try *leafTry, folded blob.Hash) error {
 	uncles := try.uncles
 	if len(try.ranges) > 1 {
 		// The uncles start beside the first range; the other ranges make up the lowest of them.
@@ -224,26 +226,26 @@ func (t *Torrent) prove(try *leafTry, folded blob.Hash) error {
 	if err != nil {
 		return err
 	}
-	if root != t.cfg.Root {
-		return fmt.Errorf("%w: hashes of piece %d lead to root %s instead of %s", blob.ErrCorrupt, try.piece, root, t.cfg.Root)
+	if root != f.root {
+		return fmt.Errorf("%w: hashes of piece %d lead to root %s instead of %s", blob.ErrCorrupt, try.piece, root, f.root)
 	}
-	if err := t.cfg.Store.SetRoot(try.piece, folded, blob.Pinned); err != nil {
+	if err := f.store.SetRoot(try.piece-f.first, folded, blob.Pinned); err != nil {
 		return fmt.Errorf("root of piece %d is proven and contradicts this machine: %w", try.piece, errors.Join(blob.ErrChanged, err))
 	}
 	return nil
 }
 
 // adoptTrivialLeaves stores the leaves that follow from roots alone: a blob of one block is its own tree.
-func (t *Torrent) adoptTrivialLeaves() {
-	if t.geo.Blocks() != 1 || t.cfg.Root.IsZero() {
+func (f *file) adoptTrivialLeaves() {
+	if f.geo.Blocks() != 1 || f.root.IsZero() {
 		return
 	}
-	leaf := []blob.Hash{t.cfg.Root}
-	if err := t.cfg.Store.SetRoot(0, t.geo.PieceRoot(leaf), blob.Pinned); err != nil {
-		t.log.Warn("root of the torrent contradicts this machine", "err", err)
+	leaf := []blob.Hash{f.root}
+	if err := f.store.SetRoot(0, f.geo.PieceRoot(leaf), blob.Pinned); err != nil {
+		f.t.log.Warn("root of the torrent contradicts this machine", "err", err)
 		return
 	}
-	if err := t.cfg.Store.SetLeaves(0, leaf); err != nil {
-		t.log.Warn("leaf of the torrent", "err", err)
+	if err := f.store.SetLeaves(0, leaf); err != nil {
+		f.t.log.Warn("leaf of the torrent", "err", err)
 	}
 }

@@ -116,7 +116,7 @@ func (l *loop) trust() {
 	t := l.t
 	for piece := range t.geo.Pieces() {
 		_, trust := t.cfg.Store.Root(piece)
-		yes := trust > blob.Unknown || !t.cfg.Root.IsZero()
+		yes := trust > blob.Unknown || !t.fileOf(piece).root.IsZero()
 		t.avail.trust(piece, yes)
 		if !yes {
 			t.board.withdraw(piece)

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
 )
 
@@ -271,7 +270,7 @@ func (p *peer) info() PeerInfo {
 }
 
 // blockRequest is the request of one block.
-func blockRequest(g blob.Geometry, block uint32) request {
+func blockRequest(g *space, block uint32) request {
 	bpp := g.BlocksPerPiece()
 	return request{block / bpp, block % bpp * blockSize, uint32(g.BlockLen(block))}
 }

@@ -21,33 +21,38 @@ func (t *Torrent) answerHashes(p *peer, r peerwire.HashRange) {
 
 // lookup finds the hashes of a range, and the uncles above them.
 func (t *Torrent) lookup(r peerwire.HashRange) (base, uncles []blob.Hash, ok bool) {
-	if r.Root != t.cfg.Name && (t.cfg.Root.IsZero() || r.Root != t.cfg.Root) {
+	f := t.named[r.Root]
+	if f == nil || f.ratio > 1 {
 		return nil, nil, false
 	}
+	return f.lookup(r)
+}
+
+func (f *file) lookup(r peerwire.HashRange) (base, uncles []blob.Hash, ok bool) {
 	// Uncles above the root do not exist; libtorrent rejects such a proof too.
-	if r.Proof > 0 && int(r.Base+r.Proof) >= max(t.height(), 1) {
+	if r.Proof > 0 && int(r.Base+r.Proof) >= max(f.height(), 1) {
 		return nil, nil, false
 	}
-	switch layer := uint32(blob.Layer(t.geo.BlocksPerPiece())); {
+	switch layer := uint32(blob.Layer(f.geo.BlocksPerPiece())); {
 	case r.Base == 0:
-		return t.lookupLeaves(r)
-	case r.Base == layer && t.geo.Pieces() > 1:
-		return t.lookupRoots(r)
+		return f.lookupLeaves(r)
+	case r.Base == layer && f.geo.Pieces() > 1:
+		return f.lookupRoots(r)
 	}
 	return nil, nil, false
 }
 
 // lookupLeaves answers from the leaves of one piece, or of the pieces that a range covers entirely.
-func (t *Torrent) lookupLeaves(r peerwire.HashRange) (base, uncles []blob.Hash, ok bool) {
-	bpp := t.geo.BlocksPerPiece()
-	if r.Index >= t.geo.Blocks() {
+func (f *file) lookupLeaves(r peerwire.HashRange) (base, uncles []blob.Hash, ok bool) {
+	bpp := f.geo.BlocksPerPiece()
+	if r.Index >= f.geo.Blocks() {
 		return nil, nil, false
 	}
 	first := r.Index / bpp
-	end := min((r.Index+r.Length+bpp-1)/bpp, t.geo.Pieces())
+	end := min((r.Index+r.Length+bpp-1)/bpp, f.geo.Pieces())
 	var row []blob.Hash
 	for piece := first; piece < end; piece++ {
-		leaves, ok := t.cfg.Store.Leaves(piece)
+		leaves, ok := f.store.Leaves(piece)
 		if !ok {
 			return nil, nil, false
 		}
@@ -63,8 +68,8 @@ func (t *Torrent) lookupLeaves(r peerwire.HashRange) (base, uncles []blob.Hash, 
 	}
 	// Within the piece the uncles follow from its leaves, above it from the piece layer.
 	width := max(bpp, r.Length)
-	if t.geo.Pieces() == 1 {
-		width = max(2, blob.Width(t.geo.Blocks()))
+	if f.geo.Pieces() == 1 {
+		width = max(2, blob.Width(f.geo.Blocks()))
 	}
 	if r.Length > width {
 		return nil, nil, false
@@ -75,7 +80,7 @@ func (t *Torrent) lookupLeaves(r peerwire.HashRange) (base, uncles []blob.Hash, 
 		return nil, nil, false
 	}
 	if rest := r.Uncles() - inside; rest > 0 {
-		above, ok := t.tree.prove(t, first, width/bpp, rest)
+		above, ok := f.tree.prove(f, first, width/bpp, rest)
 		if !ok {
 			return nil, nil, false
 		}
@@ -85,12 +90,12 @@ func (t *Torrent) lookupLeaves(r peerwire.HashRange) (base, uncles []blob.Hash, 
 }
 
 // lookupRoots answers from the piece layer.
-func (t *Torrent) lookupRoots(r peerwire.HashRange) (base, uncles []blob.Hash, ok bool) {
-	n := t.geo.Pieces()
+func (f *file) lookupRoots(r peerwire.HashRange) (base, uncles []blob.Hash, ok bool) {
+	n := f.geo.Pieces()
 	if r.Index >= n || r.Length > blob.Width(n) {
 		return nil, nil, false
 	}
-	layer := blob.Layer(t.geo.BlocksPerPiece())
+	layer := blob.Layer(f.geo.BlocksPerPiece())
 	base = make([]blob.Hash, r.Length)
 	for i := range base {
 		piece := r.Index + uint32(i)
@@ -98,14 +103,14 @@ func (t *Torrent) lookupRoots(r peerwire.HashRange) (base, uncles []blob.Hash, o
 			base[i] = blob.Pad(layer)
 			continue
 		}
-		root, trust := t.cfg.Store.Root(piece)
+		root, trust := f.store.Root(piece)
 		if trust == blob.Unknown {
 			return nil, nil, false
 		}
 		base[i] = root
 	}
 	if r.Uncles() > 0 {
-		if uncles, ok = t.tree.prove(t, r.Index, r.Length, r.Uncles()); !ok {
+		if uncles, ok = f.tree.prove(f, r.Index, r.Length, r.Uncles()); !ok {
 			return nil, nil, false
 		}
 	}
@@ -119,15 +124,15 @@ type upperTree struct {
 }
 
 // prove returns count uncles above the aligned n nodes at index of the piece layer.
-func (u *upperTree) prove(t *Torrent, index, n uint32, count int) ([]blob.Hash, bool) {
+func (u *upperTree) prove(f *file, index, n uint32, count int) ([]blob.Hash, bool) {
 	rows := u.rows.Load()
 	if rows == nil {
-		if rows = buildUpper(t); rows == nil {
+		if rows = buildUpper(f); rows == nil {
 			return nil, false
 		}
 		u.rows.Store(rows)
 	}
-	layer := blob.Layer(t.geo.BlocksPerPiece())
+	layer := blob.Layer(f.geo.BlocksPerPiece())
 	k := blob.Layer(n)
 	var uncles []blob.Hash
 	for at := index / n; count > 0; at, k, count = at/2, k+1, count-1 {
@@ -146,18 +151,18 @@ func (u *upperTree) prove(t *Torrent, index, n uint32, count int) ([]blob.Hash, 
 
 // buildUpper returns the rows from the piece layer to the root; nil when they are not all known, or lead
 // elsewhere.
-func buildUpper(t *Torrent) *[][]blob.Hash {
-	n := t.geo.Pieces()
+func buildUpper(f *file) *[][]blob.Hash {
+	n := f.geo.Pieces()
 	row := make([]blob.Hash, n)
 	for i := range row {
-		root, trust := t.cfg.Store.Root(uint32(i))
+		root, trust := f.store.Root(uint32(i))
 		if trust == blob.Unknown {
 			return nil
 		}
 		row[i] = root
 	}
 	rows := [][]blob.Hash{row}
-	for layer := blob.Layer(t.geo.BlocksPerPiece()); len(row) > 1; layer++ {
+	for layer := blob.Layer(f.geo.BlocksPerPiece()); len(row) > 1; layer++ {
 		up := make([]blob.Hash, (len(row)+1)/2)
 		for i := range up {
 			up[i] = blob.Fold(row[2*i:min(2*i+2, len(row))], layer, 2)
@@ -166,7 +171,7 @@ func buildUpper(t *Torrent) *[][]blob.Hash {
 		row = up
 	}
 	root := row[0]
-	if root != t.cfg.Root && root != t.cfg.Name {
+	if root != f.root && root != f.name {
 		return nil
 	}
 	return &rows

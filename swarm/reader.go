@@ -136,7 +136,7 @@ func (p *peer) blockOf(piece, begin, length uint32) (uint32, bool) {
 		return 0, false
 	}
 	b := piece*g.BlocksPerPiece() + begin/blockSize
-	return b, b < g.Blocks() && int(length) == g.BlockLen(b)
+	return b, g.isBlock(b) && int(length) == g.BlockLen(b)
 }
 
 // receive takes the payload of a piece message: straight into the buffer of the part that wants it, or
@@ -204,10 +204,10 @@ func (p *peer) rejected(m peerwire.Message) error {
 
 // requested queues a block for the peer, or says that it will not come. libtorrent 2.0 pads the last file of a
 // v2 torrent to whole blocks in its mind and asks for the last block in full length, so a request may exceed
-// the end of the last piece: zeros follow, see upload.
+// the end of the last piece of a file, and v1 peers ask for pad files: zeros follow, see upload.
 func (p *peer) requested(r request) error {
 	g := p.t.geo
-	if r.piece >= g.Pieces() || int64(r.begin) >= pieceLen(g, r.piece) || int64(r.begin)+int64(r.length) > g.PieceLength {
+	if r.piece >= g.Pieces() || int64(r.begin) >= g.wireLen(r.piece) || int64(r.begin)+int64(r.length) > g.PieceLength {
 		return fmt.Errorf("%w: request of %d+%d in piece %d of %d", blob.ErrInvalid, r.begin, r.length, r.piece, g.Pieces())
 	}
 	p.lastReq.Store(now().UnixNano())
@@ -218,9 +218,4 @@ func (p *peer) requested(r request) error {
 		p.out.reject(r)
 	}
 	return nil
-}
-
-func pieceLen(g blob.Geometry, piece uint32) int64 {
-	_, n := g.Bytes(g.PieceBlocks(piece))
-	return n
 }

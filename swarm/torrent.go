@@ -60,18 +60,38 @@ type Config struct {
 	// that are absent here: whoever fetches for the store should bring them, too. It is called by readers,
 	// again and again for the same blocks, and must not block.
 	OnWanted func(blob.Run)
+	// Files, of a v2 or hybrid torrent of several files, takes the place of Name, Root and Store: those that are
+	// not empty, in the order of the torrent, without pad files.
+	Files []File
+	// V1, of a v1 or hybrid torrent, is what BEP 3 says of it. All files of a torrent that is v1 only are one
+	// blob, which is Store: they lie in it one after the other.
+	V1 *V1
 }
 
-// Torrent is one blob in the swarm. It implements blob.Source.
+// V1 is what an info dictionary of BEP 3 says of the bytes.
+type V1 struct {
+	// InfoHash is one of Config.Keys: peers that are met under it speak v1.
+	InfoHash [20]byte
+	// PieceLength is a multiple of 16 KiB, and of the piece length of the store.
+	PieceLength int64
+	// Length is that of all files together, pad files (BEP 47) included.
+	Length int64
+	// Sums are the SHA-1 sums of the pieces.
+	Sums [][20]byte
+}
+
+// Torrent is a swarm, and a blob of one file, or several, in it. It implements blob.Source for a torrent of one
+// blob; see [Torrent.File] for others.
 type Torrent struct {
 	// Constant.
 	node  *Node
 	cfg   Config
-	geo   blob.Geometry
+	geo   *space
+	files []*file
+	named map[blob.Hash]*file // by what hash requests call them
 	log   *slog.Logger
 	board *board
 	avail *availability
-	tree  upperTree
 
 	events chan event
 	wake   chan struct{} // something is in found, or roots is set
@@ -98,15 +118,15 @@ type Torrent struct {
 var _ blob.Source = (*Torrent)(nil)
 
 func newTorrent(n *Node, c Config) (*Torrent, error) {
-	geo := c.Store.Geometry()
-	if err := geo.Check(); err != nil {
+	geo, files, err := layOut(&c)
+	if err != nil {
 		return nil, fmt.Errorf("add torrent: %w", err)
 	}
 	if len(c.Keys) == 0 {
 		return nil, fmt.Errorf("add torrent: %w: no info hash to answer to", blob.ErrInvalid)
 	}
 	t := &Torrent{
-		node: n, cfg: c, geo: geo,
+		node: n, cfg: c, geo: geo, files: files, named: make(map[blob.Hash]*file),
 		log:       n.log.With("torrent", fmt.Sprintf("%x", c.Keys[0][:4])),
 		board:     newBoard(geo.Pieces()),
 		avail:     newAvailability(geo.Pieces()),
@@ -116,8 +136,13 @@ func newTorrent(n *Node, c Config) (*Torrent, error) {
 		listeners: make(map[int]func()),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.adoptTrivialLeaves()
-	t.silent = c.Store.OnPiece(t.pieceFound)
+	for _, f := range files {
+		f.t = t
+		t.named[f.root], t.named[f.name] = f, f
+		f.adoptTrivialLeaves()
+	}
+	delete(t.named, blob.Hash{})
+	t.silent = t.cfg.Store.OnPiece(t.pieceFound)
 	l := newLoop(t)
 	t.wg.Go(l.run)
 	return t, nil
@@ -140,7 +165,9 @@ func (t *Torrent) Hear(source netip.Addr, addrs ...netip.AddrPort) {
 
 // Has reports whether every block of r could be asked for now: for each piece that r touches, some
 // connected peer that serves us has it, and somebody we trust vouches for its root. It takes no lock.
-func (t *Torrent) Has(r blob.Run) bool {
+func (t *Torrent) Has(r blob.Run) bool { return len(t.files) == 1 && t.has(r) }
+
+func (t *Torrent) has(r blob.Run) bool {
 	if r.Empty() || r.End() < r.First || r.End() > t.geo.Blocks() {
 		return false
 	}

@@ -17,10 +17,7 @@ import (
 // TestSplit cuts runs so that every part is legal and they make up the run.
 func TestSplit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := blob.Geometry{
-			Size:        rapid.Int64Range(1, 4<<20).Draw(t, "size"),
-			PieceLength: blob.BlockSize << rapid.IntRange(0, 7).Draw(t, "piece"),
-		}
+		g := spaceFor(blob.BlockSize<<rapid.IntRange(0, 7).Draw(t, "piece"), rapid.Int64Range(1, 4<<20).Draw(t, "size"))
 		first := rapid.Uint32Range(0, g.Blocks()-1).Draw(t, "first")
 		r := blob.Run{First: first, Count: rapid.Uint32Range(0, g.Blocks()-first).Draw(t, "count")}
 		at := r.First
@@ -362,7 +359,12 @@ func TestLookup(t *testing.T) {
 			st.leaves = append(st.leaves, blob.Hash{1, byte(i)})
 		}
 		root := g.RootOfLeaves(st.leaves)
-		tor := &Torrent{geo: g, cfg: Config{Name: root, Root: root, Store: st}}
+		c := Config{Name: root, Root: root, Store: st}
+		_, files, err := layOut(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tor := &Torrent{named: map[blob.Hash]*file{root: files[0]}}
 		// rows[k] is layer k of the whole tree, with pads.
 		width := blob.Width(g.Blocks())
 		rows := [][]blob.Hash{slices.Concat(st.leaves, make([]blob.Hash, int(width)-len(st.leaves)))}
@@ -419,7 +421,7 @@ func TestLookup(t *testing.T) {
 
 // TestPartRevoke takes a block away from readers while it changes hands, under the race detector.
 func TestPartRevoke(t *testing.T) {
-	f := &flight{t: &Torrent{geo: blob.GeometryFor(1 << 20)}}
+	f := &flight{t: &Torrent{geo: spaceFor(1<<18, 1<<20)}}
 	pt := newPart(f, blob.Run{Count: 2}, make([]byte, 2*blockSize))
 	p := &peer{}
 	if pt.begin(0, p) == nil || pt.begin(0, p) != nil || pt.begin(1, p) == nil {

@@ -54,6 +54,9 @@ func (p *peer) writeAll() error {
 	}
 }
 
+// zeros are what a gap holds.
+var zeros [blockSize]byte
+
 // upload sends small messages and one block.
 func (p *peer) upload(control []byte, r request) error {
 	n := int(r.length)
@@ -70,10 +73,15 @@ func (p *peer) upload(control []byte, r request) error {
 	}
 	head := peerwire.AppendPieceHeader(control, r.piece, r.begin, r.length)
 	off := int64(r.piece)*p.t.geo.PieceLength + int64(r.begin)
-	n = int(min(int64(n), p.t.geo.Size-off))
-	err := p.wr.Piece(head, p.t.cfg.Store, off, n)
-	if pad := int(r.length) - n; err == nil && pad > 0 {
-		err = p.wr.Send(make([]byte, pad))
+	n = int(max(0, min(int64(n), p.t.geo.pieceLen(r.piece)-int64(r.begin))))
+	var err error
+	if n > 0 {
+		err = p.wr.Piece(head, p.t.cfg.Store, off, n)
+	} else {
+		err = p.wr.Send(head)
+	}
+	if err == nil && n < int(r.length) {
+		err = p.wr.Send(zeros[n:r.length])
 	}
 	if err != nil {
 		return fmt.Errorf("upload of %d bytes at %d: %w", n, off, err)

@@ -37,6 +37,8 @@ while not ended.is_set():
             print(alert.what(), alert.message(), file=sys.stderr)
         if isinstance(alert, (lt.hash_failed_alert, lt.peer_ban_alert)):
             print("FAILED", alert.message(), flush=True)
+        if isinstance(alert, lt.cache_flushed_alert):
+            print("SEEDING", flush=True)
     if not listening and session.listen_port() > 0:
         listening = True
         print("LISTENING", session.listen_port(), flush=True)
@@ -47,4 +49,4 @@ while not ended.is_set():
         handle.connect_peer((host, int(port)))
     if not seeding and status.is_seeding:
         seeding = True
-        print("SEEDING", flush=True)
+        handle.flush_cache()  # what it has is not in the files yet
