@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/relay"
 )
 
 // ask performs one request without a network.
@@ -237,8 +239,10 @@ func TestStatsAndHealth(t *testing.T) {
 // TestPlanIsBencoding has an independent decoder read what we write, and ours read it back.
 func TestPlanIsBencoding(t *testing.T) {
 	q := planRequest{
-		key: key{1}, peer: peerID{2}, port: 3, ip: "10.0.0.1", geometry: small, epoch: 4, seq: 5, gen: 6, log: 7, full: true, stop: true,
-		want: true, wait: 8 * time.Millisecond, wish: wish{[]blob.Run{{First: 7, Count: 8}}, []blob.Run{{First: 1, Count: 2}}, []blob.Run{{First: 3, Count: 4}}},
+		key: key{1}, peer: peerID{2}, port: 3, ip: "10.0.0.1", geometry: small, epoch: 4, seq: 5, gen: 6, log: 7, full: true, stop: true, tree: 9,
+		about: about{bulk: true, origin: true, prefer: true, up: 12, zone: "eu/a"},
+		blame: []relay.Complaint{{Parent: relay.NodeID{3}, Stripe: 1, Reason: relay.Slow, Rate: 5}},
+		want:  true, wait: 8 * time.Millisecond, wish: wish{[]blob.Run{{First: 7, Count: 8}}, []blob.Run{{First: 1, Count: 2}}, []blob.Run{{First: 3, Count: 4}}},
 		have: []blob.Run{{First: 5, Count: 6}}, roots: []pieceRoot{{7, rootOf(7)}},
 	}
 	var any map[string]any
@@ -257,7 +261,12 @@ func TestPlanIsBencoding(t *testing.T) {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
 	r := planReply{
-		epoch: 1, gen: 2, log: 3, interval: 4 * time.Millisecond, ttl: 5 * time.Millisecond, nodes: 6, solo: true, resync: true,
+		epoch: 1, gen: 2, log: 3, interval: 4 * time.Millisecond, ttl: 5 * time.Millisecond, nodes: 6, pace: 7 * time.Millisecond, solo: true, resync: true,
+		place: &place{
+			number:     3,
+			Assignment: relay.Assignment{Gen: 4, Stripes: 2, Head: 2, Parents: [][]relay.Parent{{{ID: relay.NodeID{5}, Rate: 6}, {ID: relay.NodeID{7}}}, {}}},
+			addrs:      []netip.AddrPort{address("A"), address("B")},
+		},
 		lease: []blob.Run{{First: 1, Count: 2}}, held: []blob.Run{{First: 3, Count: 4}}, disputed: []blob.Run{{First: 5, Count: 6}},
 		roots: []pieceRoot{{7, rootOf(7)}}, peers: []planPeer{{address("A"), peerID{9}}},
 	}
@@ -278,6 +287,7 @@ func TestPlanIsBencoding(t *testing.T) {
 }
 
 var unexported = cmp.Options{
-	cmp.AllowUnexported(planRequest{}, wish{}, planReply{}, pieceRoot{}, planPeer{}),
+	cmp.AllowUnexported(planRequest{}, wish{}, planReply{}, pieceRoot{}, planPeer{}, about{}, place{}),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 	cmp.Comparer(func(a, b planPeer) bool { return a == b }),
 }

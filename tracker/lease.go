@@ -103,7 +103,11 @@ func (s *swarm) assign(now time.Time, n *node) {
 		}
 	}
 	all += s.assignRuns(now, n, n.urgent, budget-urgent, true)
-	s.assignRuns(now, n, n.ahead, budget-all, false)
+	if s.planned(n) {
+		s.assignStripes(now, n, all)
+	} else {
+		s.assignRuns(now, n, n.ahead, budget-all, false)
+	}
 }
 
 // assignRuns gives n up to budget free pieces of runs and returns how many.
@@ -181,10 +185,18 @@ func (s *swarm) expire(now time.Time) {
 				s.refresh(i)
 			}
 		}
-		if !n.starved && len(n.urgent)+len(n.ahead) > 0 && now.Sub(n.fed) > 3*s.leaseFor/2 && !n.busy() {
+		if !n.starved && len(n.urgent)+len(n.ahead) > 0 && now.Sub(n.fed) > s.hungry(n) && !n.busy() {
 			n.starved, s.freed = true, true
 		}
 	}
+}
+
+// hungry is how long n may go without a piece before it starves. In a tree its parents are seen to first.
+func (s *swarm) hungry(n *node) time.Duration {
+	if s.planner != nil && n.bulk {
+		return 5 * s.leaseFor
+	}
+	return 3 * s.leaseFor / 2
 }
 
 // busy reports whether n holds a lease that is not stale.
@@ -262,6 +274,7 @@ func (s *swarm) overdue(now time.Time) {
 // settle ends a step: pieces that became free go to whoever wants them, and those that want a piece whose
 // lease came or went are told.
 func (s *swarm) settle(now time.Time) {
+	s.grow(now)
 	if s.freed {
 		s.freed = false
 		for _, n := range s.nodes {
@@ -275,7 +288,8 @@ func (s *swarm) settle(now time.Time) {
 	runs := runsOf(s.touched)
 	s.touched = s.touched[:0]
 	for _, n := range s.nodes {
-		if n.meets(runs) {
+		// Who takes everything from its parents has no use for the news of what is leased ahead.
+		if s.planned(n) && (meets(n.urgent, runs) || meets(n.reading, runs)) || !s.planned(n) && n.meets(runs) {
 			s.tell(n, false)
 		}
 	}

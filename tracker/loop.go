@@ -77,7 +77,7 @@ func (s *Session) answered() {
 // dead notes that a tracker has failed.
 func (s *Session) dead(e endpoint, err error) {
 	s.mu.Lock()
-	s.out.live, s.out.complete, s.out.answer = false, nil, time.Time{}
+	s.out.live, s.out.complete, s.out.blame, s.out.answer = false, nil, nil, time.Time{}
 	was := s.status.LastError
 	s.status.URL, s.status.LastError = e.shown, err.Error()
 	s.mu.Unlock()
@@ -188,7 +188,8 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	}
 	s.mu.Unlock()
 	if r.epoch != s.epoch {
-		s.epoch, s.gen, s.agreed = r.epoch, 0, 0
+		s.epoch, s.gen, s.agreed, s.tree = r.epoch, 0, 0, 0
+		s.orphan = time.Now().Add(orphanFor)
 		clear(s.dropped)
 	}
 	if r.resync {
@@ -208,10 +209,7 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 			state = Solo
 		}
 		s.company(state)
-		s.show(&view{state, r.lease, r.held, r.ttl})
-	}
-	if s.o.OnPeers == nil || len(r.peers) == 0 {
-		return
+		s.show(&view{state, r.lease, r.held, r.ttl, r.pace})
 	}
 	addrs := make([]netip.AddrPort, 0, len(r.peers))
 	for _, p := range r.peers {
@@ -219,8 +217,41 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 			addrs = append(addrs, p.addr)
 		}
 	}
-	if len(addrs) > 0 {
+	if r.place != nil {
+		addrs = append(addrs, r.place.addrs...)
+	}
+	if len(addrs) > 0 && s.o.OnPeers != nil {
 		s.o.OnPeers(addrs)
+	}
+	switch {
+	case r.place != nil && r.place.number > s.tree:
+		s.tree = r.place.number
+		s.placed(r.place)
+	case s.planned && s.tree == 0 && time.Now().After(s.orphan):
+		s.placed(&place{}) // from another tracker, and this one has no plan
+	}
+}
+
+// placed brings this node's place in the trees to its owner.
+func (s *Session) placed(p *place) {
+	s.planned = p.Stripes > 0
+	var tree *Tree
+	if s.planned {
+		tree = &Tree{Head: []int{}, Parents: make([][]netip.AddrPort, p.Stripes)}
+		at := 0
+		for k, parents := range p.Parents {
+			if p.Head&(1<<k) != 0 {
+				tree.Head = append(tree.Head, k)
+			}
+			tree.Parents[k] = p.addrs[at : at+len(parents)]
+			at += len(parents)
+		}
+	}
+	s.mu.Lock()
+	s.status.Tree = tree
+	s.mu.Unlock()
+	if s.o.OnAssignment != nil {
+		s.o.OnAssignment(p.Assignment)
 	}
 }
 

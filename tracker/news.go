@@ -3,6 +3,7 @@ package tracker
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // tell notes news for n. Hard news (a lease given or taken, company, a dispute) are told at once; others
@@ -39,7 +40,7 @@ func (s *swarm) reply(n *node) *planReply {
 	r := &planReply{
 		epoch: s.epoch, gen: s.gen, log: n.toldLog, interval: s.interval, ttl: s.leaseFor,
 		nodes: int64(len(s.nodes)), solo: len(s.nodes) == 1,
-		held: s.heldFrom(n),
+		held: s.heldFrom(n), pace: s.pace(), place: s.newPlace(n),
 	}
 	mine := make([]uint32, 0, len(n.leases))
 	for i := range n.leases {
@@ -52,11 +53,18 @@ func (s *swarm) reply(n *node) *planReply {
 	if s.newest > n.toldGen {
 		r.peers = s.newcomers(n)
 	}
-	n.toldGen, n.toldLog = r.gen, r.log
+	n.toldGen, n.toldLog, n.toldTree = r.gen, r.log, n.number
 	return r
 }
 
-// newcomers samples the members that n has not been told of, those that have most first.
+// pace is what lies between two reports that nobody waits for, and between two replies with nothing urgent in
+// them: 250 µs a node keep the tracker below 4 000 of each a second, which cost it 0.4 of a core.
+func (s *swarm) pace() time.Duration {
+	return min(250*time.Microsecond*time.Duration(len(s.nodes)), time.Second)
+}
+
+// newcomers samples the members that n has not been told of: the nearest first, and of those the ones that have
+// most.
 func (s *swarm) newcomers(n *node) []planPeer {
 	var list []*member
 	for k := range s.members {
@@ -68,7 +76,9 @@ func (s *swarm) newcomers(n *node) []planPeer {
 		}
 	}
 	s.turn += max(1, len(list))
-	slices.SortStableFunc(list, func(a, b *member) int { return cmp.Compare(b.rank(), a.rank()) })
+	slices.SortStableFunc(list, func(a, b *member) int {
+		return cmp.Or(cmp.Compare(nearness(n.zone, b.zone()), nearness(n.zone, a.zone())), cmp.Compare(b.rank(), a.rank()))
+	})
 	peers := make([]planPeer, len(list))
 	for i, m := range list {
 		peers[i] = planPeer{m.addr, m.id}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/relay"
 )
 
 /*
@@ -24,6 +25,10 @@ A node keeps one poll outstanding and sends reports beside it, one at a time.
 Request, at most 4 MiB:
 
 	ahead   string, n × 8: runs of pieces wanted soon, best first: first u32 | count u32; n ≤ 256
+	blame   string, n × 30: complaints about parents: peer id [20] | stripe u8 | reason u8 (1 lost, 2 slow, 3 sent
+	        wrong bytes) | bytes per second that came from it lately u64; n ≤ 64. Those about a node that is no
+	        parent of this one (any more) are ignored
+	bulk    int: 1 = this node wants all of the blob and passes it on to others
 	epoch   int: epoch of the last reply, 0 at first
 	full    int: 1 = forget what was reported before: "have" starts anew (it may go on in further reports, each
 	        of which adds). A node that reconnects sends one with gen 0 and log 0
@@ -32,22 +37,28 @@ Request, at most 4 MiB:
 	ip      string: address the node wants to be reached at, as text; believed from private networks only
 	key     string, 20: the swarm, as in info_hash
 	log     int: "log" of the last reply that was applied
+	origin  int: 1 = this node can read the blob from an origin
 	peer    string, 20: peer id, as in the handshake
 	piece   int: piece length in bytes, a power of two
+	plan    int: number of the newest assignment that was applied, 0 = none
 	port    int: TCP port of the peer wire, 0 = cannot be reached
 	reading string, n × 8: runs of pieces this node is reading from the origin now, with or without a lease, and
 	        has not completed; n ≤ 256
+	role    int: 1 = seed: prefers to read from the origin for others
 	roots   string, n × 36: piece u32 | piece root [32] that this node computed, or verified its bytes against;
 	        n ≤ 32768
-	seq     int: grows with every request of one node; "want" and "full" of an older one are ignored
+	seq     int: grows with every request of one node; "want", "full" and "blame" of an older one are ignored
 	size    int: size of the blob in bytes
 	stop    int: 1 = this node leaves; its leases are free at once
+	up      int: bytes per second that this node can send, 0 = not known
 	urgent  string, n × 8: runs of pieces somebody is waiting for; n ≤ 64
 	v       int: 1
 	wait    int: ms to hold the request, ≤ 60000
-	want    int: 1 = "reading", "urgent" and "ahead" replace the previous wish. A node that learns from a reply
+	want    int: 1 = "reading", "urgent" and "ahead" replace the previous wish, and "bulk", "origin", "role", "up"
+	        and "zone" what it said of itself. A node that learns from a reply
 	        that it is no longer solo sends one at once: until it does, for at most 30 ms, others are leased only
 	        what they say they are reading
+	zone    string, at most 128 bytes: where this node stands, most significant part first: region/zone/rack/host
 
 Reply, 200:
 
@@ -62,8 +73,13 @@ Reply, 200:
 	lease    string, n × 8: all runs of pieces that are leased to this node now
 	log      int: send this back; the claims below follow those of the log that was sent
 	nodes    int: live nodes that plan, this one included
+	pace     int: ms to leave between two reports that nobody waits for
 	peers    string, n × 38: ip [16] (v4 mapped, RFC 4291 2.5.5.2) | port u16 | peer id [20]; those that joined
 	         since the gen that was sent
+	plan     string: this node's place in the relay trees, when it is not the one whose number was sent: number u64
+	         | generation u64 | stripes u8, 0 = there is no plan | heads u8, bit s = reads stripe s from the source;
+	         then for each stripe: n u8, n × 46: peer id [20] | ip [16] | port u16 | granted bytes per second u64,
+	         0 = whatever there is; best first; n ≤ 8
 	resync   int: 1 = the tracker does not know this node (any more): send a full report now. Only epoch
 	         comes with it
 	roots    string, n × 36: piece u32 | piece root [32], as claimed by the node that held the lease; n ≤ 65536,
@@ -87,6 +103,8 @@ const (
 	maxRoots     = 32768   // the piece layer of 32 GiB (at 1 MiB) in one message
 	maxReplyRoot = 65536   // and of 64 GiB in one reply
 	maxHeld      = 4096    // runs; a node that wants more sees the nearest
+	maxBlame     = 64      // complaints: every parent of every stripe, twice over
+	maxZone      = 128     // bytes
 	maxWait      = 60 * time.Second
 	maxPieces    = 1 << 22       // 16 TiB in pieces of 4 MiB: the scheduler's bitmaps stay below 1 MiB a swarm
 	maxInt       = math.MaxInt64 // counters
@@ -121,12 +139,15 @@ type planRequest struct {
 	geometry      blob.Geometry
 	epoch         int64
 	seq, gen, log int64
+	tree          int64 // number of the assignment
 	full, stop    bool
 	want          bool
 	wait          time.Duration
+	about
 	wish
 	have  []blob.Run
 	roots []pieceRoot
+	blame []relay.Complaint
 }
 
 // wish is what a node would read from the origin, as runs of pieces in no certain order, which may overlap.
@@ -161,6 +182,8 @@ func flag(on bool) int64 {
 func (r *planRequest) append(b []byte) []byte {
 	b = append(b, 'd')
 	b = appendRuns(b, "ahead", r.ahead)
+	b = appendBlame(b, r.blame)
+	b = appendPair(b, "bulk", flag(r.bulk))
 	b = appendPair(b, "epoch", r.epoch)
 	b = appendPair(b, "full", flag(r.full))
 	b = appendPair(b, "gen", r.gen)
@@ -168,31 +191,40 @@ func (r *planRequest) append(b []byte) []byte {
 	b = appendText(b, "ip", r.ip)
 	b = appendText(b, "key", r.key[:])
 	b = appendPair(b, "log", r.log)
+	b = appendPair(b, "origin", flag(r.origin))
 	b = appendText(b, "peer", r.peer[:])
 	b = appendPair(b, "piece", r.geometry.PieceLength)
+	b = appendPair(b, "plan", r.tree)
 	b = appendPair(b, "port", int64(r.port))
 	b = appendRuns(b, "reading", r.reading)
+	b = appendPair(b, "role", flag(r.prefer))
 	b = appendRoots(b, r.roots)
 	b = appendPair(b, "seq", r.seq)
 	b = appendPair(b, "size", r.geometry.Size)
 	b = appendPair(b, "stop", flag(r.stop))
+	b = appendPair(b, "up", r.up)
 	b = appendRuns(b, "urgent", r.urgent)
 	b = appendPair(b, "v", planVersion)
 	b = appendPair(b, "wait", r.wait.Milliseconds())
 	b = appendPair(b, "want", flag(r.want))
+	b = appendText(b, "zone", []byte(r.zone))
 	return append(b, 'e')
 }
 
 // parsePlanRequest reads a request and checks everything that does not depend on the swarm.
 func parsePlanRequest(body []byte) (*planRequest, error) {
 	r := new(planRequest)
-	var v, port, full, stop, want, wait int64
-	var haveRuns, reading, urgent, ahead, roots []byte
+	var v, port, full, stop, want, wait, bulk, origin, role int64
+	var haveRuns, reading, urgent, ahead, roots, blame []byte
 	var keyed, named bool
 	err := eachPair(body, func(k string, raw []byte) (err error) {
 		switch k {
 		case "ahead":
 			ahead, err = asString(raw)
+		case "blame":
+			blame, err = asString(raw)
+		case "bulk":
+			bulk, err = asInt(raw, 1)
 		case "epoch":
 			r.epoch, err = asInt(raw, maxInt)
 		case "full":
@@ -211,14 +243,20 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 			keyed, err = true, as20(raw, (*[20]byte)(&r.key))
 		case "log":
 			r.log, err = asInt(raw, maxInt)
+		case "origin":
+			origin, err = asInt(raw, 1)
 		case "peer":
 			named, err = true, as20(raw, (*[20]byte)(&r.peer))
 		case "piece":
 			r.geometry.PieceLength, err = asInt(raw, 1<<30)
+		case "plan":
+			r.tree, err = asInt(raw, maxInt)
 		case "port":
 			port, err = asInt(raw, 65535)
 		case "reading":
 			reading, err = asString(raw)
+		case "role":
+			role, err = asInt(raw, 1)
 		case "roots":
 			roots, err = asString(raw)
 		case "seq":
@@ -227,6 +265,8 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 			r.geometry.Size, err = asInt(raw, blob.MaxSize)
 		case "stop":
 			stop, err = asInt(raw, 1)
+		case "up":
+			r.up, err = asInt(raw, maxInt)
 		case "urgent":
 			urgent, err = asString(raw)
 		case "v":
@@ -235,6 +275,11 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 			wait, err = asInt(raw, maxWait.Milliseconds())
 		case "want":
 			want, err = asInt(raw, 1)
+		case "zone":
+			var s []byte
+			if s, err = asString(raw); err == nil {
+				r.zone, err = ParseZone(string(s))
+			}
 		}
 		if err != nil {
 			err = fmt.Errorf("plan request: %s: %w", k, err)
@@ -257,6 +302,7 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 		return nil, fmt.Errorf("%w: plan request: %d bytes in pieces of %d are more than %d pieces", blob.ErrInvalid, r.geometry.Size, r.geometry.PieceLength, maxPieces)
 	}
 	r.port, r.full, r.stop, r.want = uint16(port), full == 1, stop == 1, want == 1
+	r.bulk, r.origin, r.prefer = bulk == 1, origin == 1, role == 1
 	r.wait = time.Duration(wait) * time.Millisecond
 	n := r.geometry.Pieces()
 	if r.reading, err = parseRuns("reading", reading, n, maxReading); err != nil {
@@ -271,6 +317,9 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 	if r.have, err = parseRuns("have", haveRuns, n, maxHave); err != nil {
 		return nil, err
 	}
+	if r.blame, err = parseBlame(blame); err != nil {
+		return nil, err
+	}
 	r.roots, err = parseRoots(roots, n, maxRoots)
 	return r, err
 }
@@ -278,12 +327,14 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 type planReply struct {
 	epoch, gen, log int64
 	interval, ttl   time.Duration
+	pace            time.Duration
 	nodes           int64
 	solo, resync    bool
 	lease, held     []blob.Run
 	disputed        []blob.Run
 	roots           []pieceRoot
 	peers           []planPeer
+	place           *place // nil: as before
 }
 
 // append writes the reply behind b.
@@ -297,7 +348,9 @@ func (r *planReply) append(b []byte) []byte {
 	b = appendRuns(b, "lease", r.lease)
 	b = appendPair(b, "log", r.log)
 	b = appendPair(b, "nodes", r.nodes)
+	b = appendPair(b, "pace", r.pace.Milliseconds())
 	b = appendPeers(b, r.peers)
+	b = appendPlace(b, r.place)
 	b = appendPair(b, "resync", flag(r.resync))
 	b = appendRoots(b, r.roots)
 	b = appendPair(b, "solo", flag(r.solo))
@@ -308,7 +361,7 @@ func (r *planReply) append(b []byte) []byte {
 // parsePlanReply reads a reply about a blob of n pieces.
 func parsePlanReply(body []byte, n uint32) (*planReply, error) {
 	r := new(planReply)
-	var interval, ttl, solo, resync int64
+	var interval, ttl, pace, solo, resync int64
 	err := eachPair(body, func(k string, raw []byte) (err error) {
 		var s []byte
 		switch k {
@@ -338,6 +391,12 @@ func parsePlanReply(body []byte, n uint32) (*planReply, error) {
 			if s, err = asString(raw); err == nil {
 				r.peers, err = parsePeers(s)
 			}
+		case "pace":
+			pace, err = asInt(raw, 1<<31)
+		case "plan":
+			if s, err = asString(raw); err == nil {
+				r.place, err = parsePlace(s)
+			}
 		case "resync":
 			resync, err = asInt(raw, 1)
 		case "roots":
@@ -358,6 +417,7 @@ func parsePlanReply(body []byte, n uint32) (*planReply, error) {
 		err = fmt.Errorf("%w: plan reply without epoch", blob.ErrInvalid)
 	}
 	r.interval, r.ttl = time.Duration(interval)*time.Millisecond, time.Duration(ttl)*time.Millisecond
+	r.pace = time.Duration(pace) * time.Millisecond
 	r.solo, r.resync = solo == 1, resync == 1
 	return r, err
 }

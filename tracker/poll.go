@@ -115,10 +115,10 @@ func (s *Server) hold(room *room, n *node, w http.ResponseWriter, r *http.Reques
 	}
 	room.wake() // for others
 	// Roots, peers and leases of others come in bursts; told together they cost one reply. The more nodes
-	// there are, the longer a burst: 50 µs a node keep the tracker below 20 000 replies a second.
+	// there are, the longer a burst.
 	// A timer of its own: the janitor's clock is too coarse for the end of such a wait.
 	ask := room.swarm.waits(time.Now(), n)
-	settle := min(2*time.Millisecond+50*time.Microsecond*time.Duration(len(room.swarm.nodes)), 100*time.Millisecond)
+	settle := 2*time.Millisecond + room.swarm.pace()
 	room.mu.Unlock()
 
 	end, soon := time.NewTimer(wait), time.NewTimer(settle)

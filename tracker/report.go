@@ -11,7 +11,7 @@ func (s *Session) request(wait time.Duration) *planRequest {
 	s.seq++
 	return &planRequest{
 		key: s.o.Key, peer: s.o.PeerID, port: uint16(s.o.Port), ip: s.o.IP, geometry: s.o.Geometry,
-		epoch: s.epoch, seq: s.seq, gen: s.gen, log: s.agreed, wait: wait,
+		epoch: s.epoch, seq: s.seq, gen: s.gen, log: s.agreed, tree: s.tree, wait: wait,
 	}
 }
 
@@ -22,7 +22,7 @@ func (s *Session) introduce() {
 	s.mu.Unlock()
 	// From here on completed collects; a piece that is in both is reported twice, which does no harm. What the
 	// tracker has sent before may have been lost on the way: it tells everything again.
-	s.gen, s.agreed = 0, 0
+	s.gen, s.agreed, s.tree = 0, 0, 0
 	q := s.request(0)
 	q.full = true
 	s.backlog = []*planRequest{q}
@@ -65,6 +65,10 @@ func (s *Session) due(now time.Time, last *lastSent) (*planRequest, time.Time) {
 // collect is due without the roots: it returns the pieces that the report is to carry.
 func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces []uint32, when time.Time) {
 	v := s.view.Load()
+	reportGap, wishDelay := time.Duration(reportGap), time.Duration(wishDelay)
+	if len(v.mine) == 0 { // who reads for others is waited for
+		reportGap, wishDelay = max(reportGap, v.pace), max(wishDelay, v.pace)
+	}
 	spent := s.exhausted(v)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,6 +89,9 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 	case b.hurry:
 		sooner(last.urgent.Add(urgentGap))
 	}
+	if len(b.blame) > 0 {
+		sooner(last.urgent.Add(urgentGap))
+	}
 	if b.changed {
 		sooner(last.wish.Add(wishDelay))
 	}
@@ -103,11 +110,16 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 	}
 	if len(s.backlog) > 0 {
 		q, s.backlog = s.backlog[0], s.backlog[1:]
-		q.epoch, q.gen, q.log = s.epoch, s.gen, s.agreed
+		q.epoch, q.gen, q.log, q.tree = s.epoch, s.gen, s.agreed, s.tree
 	} else {
 		q = s.request(0)
 	}
 	q.want, q.wish = true, wish{clip(b.reading, s.pieces), clip(b.urgent, s.pieces), clip(b.ahead, s.pieces)}
+	q.about, q.blame = b.about, b.blame
+	if len(b.blame) > 0 {
+		last.urgent = now
+	}
+	b.blame = nil
 	last.any = now
 	if b.changed {
 		last.wish = now

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/relay"
 )
 
 // Store is what a Session needs of the local blob. Its methods are safe for concurrent use and do not block for
@@ -67,12 +68,19 @@ type SessionOptions struct {
 	Log      *slog.Logger // nil: discard
 	Client   *http.Client // nil: an own one that keeps connections alive
 	Store    Store
-	Strict   bool // do not accept Claimed roots; every piece is read from the origin, and is Mine
+	Zone     string // where this node stands: see ParseZone; one that is malformed is not told
+	Seed     bool   // prefer to read from the origin for others
+	Bulk     bool   // as if SetBulk were called
+	Origin   bool   // as if SetOrigin were called
+	Strict   bool   // do not accept Claimed roots; every piece is read from the origin, and is Mine
 
 	// Called one at a time from the session's goroutine; nil: not called. They must not call Close.
 	OnPeers func([]netip.AddrPort) // peers that were not told before
 	OnRoots func()                 // Store has got roots, or lost some
 	OnPlan  func()                 // State, Mine or Held may have changed
+	// OnAssignment gets this node's place in the relay trees whenever it is another. OnPeers has got the addresses
+	// of the parents before. While no tracker answers, the last place stays.
+	OnAssignment func(relay.Assignment)
 }
 
 // Timing of a session; each bound is a compromise between latency and exchanges per second.
@@ -88,6 +96,7 @@ const (
 	firstRetry    = 100 * time.Millisecond // backoff after all trackers failed …
 	lastRetry     = 5 * time.Second        // … and where it stops growing
 	stopLimit     = time.Second            // for saying goodbye
+	orphanFor     = 2 * time.Second        // how long a place in the trees outlives the tracker that gave it, when another one has none
 	homeAfter     = 30 * time.Second       // how often a session on a later tracker looks for the first
 )
 
@@ -115,6 +124,9 @@ type Session struct {
 	// Owned by the session's goroutine.
 	epoch, gen, agreed int64 // of the last reply; agreed is its end of the claim log
 	seq                int64
+	tree               int64           // number of the assignment; 0: this tracker has given none
+	planned            bool            // the last assignment is one
+	orphan             time.Time       // when an assignment of another tracker ends
 	dropped            map[uint32]bool // disputed pieces that have been dropped
 	retell             []uint32        // pieces whose root contradicts the tracker's
 	backlog            []*planRequest  // the rest of a full report
@@ -124,13 +136,15 @@ type Session struct {
 type view struct {
 	state      State
 	mine, held []blob.Run // sorted
-	ttl        time.Duration
+	ttl, pace  time.Duration
 }
 
 // outbox collects what is to be sent.
 type outbox struct {
 	live bool // a tracker knows us: keep what happens. Else a full report will say it all
 	wish
+	about
+	blame    []relay.Complaint
 	hurry    bool // somebody is blocked on, or reads, a piece that the tracker does not know of
 	changed  bool // the wish is not what was sent
 	complete []uint32
@@ -152,6 +166,14 @@ type Status struct {
 	Exchanges int64     `json:"exchanges"` // that succeeded
 	LastReply time.Time `json:"last_reply"`
 	LastError string    `json:"last_error,omitempty"`
+	Zone      string    `json:"zone,omitempty"`
+	Tree      *Tree     `json:"tree,omitempty"` // nil: there is no plan
+}
+
+// Tree is this node's place in the relay trees, for people.
+type Tree struct {
+	Head    []int              `json:"head"`    // stripes that this node reads from the source
+	Parents [][]netip.AddrPort `json:"parents"` // of each stripe, best first
 }
 
 // NewSession starts a session; Close ends it.
@@ -166,6 +188,12 @@ func NewSession(o SessionOptions) *Session {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.out.about = about{bulk: o.Bulk, origin: o.Origin, prefer: o.Seed}
+	var err error
+	if s.out.zone, err = ParseZone(o.Zone); err != nil {
+		s.log.Warn("zone is not told", "err", err)
+	}
+	s.status.Zone = s.out.zone
 	var bad error
 	for _, raw := range o.Trackers {
 		e, err := parseEndpoint(raw)
@@ -300,6 +328,53 @@ func isNews(runs, before []blob.Run, v *view) bool {
 		}
 	}
 	return false
+}
+
+// SetBulk says whether this node wants all of the blob, and passes it on to others as it comes.
+func (s *Session) SetBulk(on bool) {
+	s.describe(func(a *about) { a.bulk = on })
+}
+
+// SetOrigin says whether this node can read the blob from an origin.
+func (s *Session) SetOrigin(on bool) {
+	s.describe(func(a *about) { a.origin = on })
+}
+
+// SetUplink says how many bytes per second this node can send; 0: not known. What differs by less than a quarter
+// from what was said is not told.
+func (s *Session) SetUplink(rate int64) {
+	s.describe(func(a *about) {
+		if d := rate - a.up; d > a.up/4 || -d > a.up/4 {
+			a.up = rate
+		}
+	})
+}
+
+func (s *Session) describe(change func(*about)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.out.about
+	if change(&s.out.about); s.out.about != before {
+		s.out.changed = true
+		signal(s.kick)
+	}
+}
+
+// Complain tells the tracker at once what is wrong with parents. The newest complaint about a parent and stripe
+// counts; beyond 64 the oldest are dropped. While no tracker answers nothing is kept.
+func (s *Session) Complain(list []relay.Complaint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &s.out
+	if !b.live {
+		return
+	}
+	for _, c := range list {
+		b.blame = slices.DeleteFunc(b.blame, func(o relay.Complaint) bool { return o.Parent == c.Parent && o.Stripe == c.Stripe })
+		b.blame = append(b.blame, c)
+	}
+	b.blame = b.blame[max(0, len(b.blame)-maxBlame):]
+	signal(s.kick)
 }
 
 // completed is Store's call: a piece has become complete.

@@ -46,10 +46,11 @@ type member struct {
 // node is what the scheduler keeps about a member that plans.
 type node struct {
 	member *member
-	polls  int   // long polls that are held open now
-	seq    int64 // of the newest report
-	have   bitmap
-	had    uint32 // number of pieces in have; have is nil when it is all of them
+	polls  int // long polls that are held open now
+	branch
+	seq  int64 // of the newest report
+	have bitmap
+	had  uint32 // number of pieces in have; have is nil when it is all of them
 	wish
 	leases     map[uint32]*lease
 	progress   time.Time // when it last completed a piece it had leased
@@ -103,6 +104,7 @@ type swarm struct {
 	askedAt    int64     // gen at which it was told
 	askedUntil time.Time // when its answer no longer matters
 	claims
+	trees
 
 	freed   bool     // this step made pieces free: somebody else may want them
 	touched []uint32 // pieces whose lease came or went in this step
@@ -149,8 +151,9 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 	n := m.plan
 	m.seen = now
 	n.toldGen, n.toldLog = min(r.gen, s.gen-1), min(r.log, int64(len(s.log)))
+	n.toldTree = r.tree
 	if r.epoch != s.epoch {
-		n.toldGen, n.toldLog = 0, 0
+		n.toldGen, n.toldLog, n.toldTree = 0, 0, 0
 	}
 	if r.full && r.seq > n.seq {
 		s.forget(n)
@@ -163,6 +166,11 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 			s.complete(now, n, i)
 		}
 	}
+	s.progress(now, n)
+	if (r.want || r.full) && r.seq > n.seq {
+		s.describe(now, n, r.about)
+		s.complain(now, n, r.blame)
+	}
 	if r.want && r.seq > n.seq {
 		s.wish(now, n, r.wish)
 		if s.asked == n && r.gen >= s.askedAt {
@@ -172,6 +180,7 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 	if r.full || r.want { // a poll travels on another connection and may overtake a report
 		n.seq = max(n.seq, r.seq)
 	}
+	s.grow(now)
 	s.assign(now, n)
 	s.settle(now)
 	s.announceClaims(logged)
@@ -243,6 +252,7 @@ func (s *swarm) remove(now time.Time, m *member) {
 			s.end(l)
 		}
 		s.forget(n)
+		s.describe(now, n, about{})
 		at := slices.Index(s.nodes, n)
 		s.nodes = slices.Delete(s.nodes, at, at+1)
 		s.freed = true
@@ -254,6 +264,7 @@ func (s *swarm) remove(now time.Time, m *member) {
 		}
 	}
 	s.own(m, false)
+	s.uproot(now, m)
 	last := s.members[len(s.members)-1]
 	s.members[m.slot], last.slot = last, m.slot
 	s.members = s.members[:len(s.members)-1]
@@ -313,7 +324,7 @@ func (s *swarm) forget(n *node) {
 		}
 		clear(n.have)
 	}
-	n.had = 0
+	n.had, n.marks = 0, [stripes]uint32{}
 	s.freed = true
 }
 
@@ -326,11 +337,16 @@ func (s *swarm) own(m *member, all bool) {
 	if !all {
 		by = -1
 	}
+	if m.plan != nil {
+		s.countTrees(m.plan, -1)
+	}
 	m.seed = all
 	s.whole += by
 	if m.plan != nil {
+		s.countTrees(m.plan, 1)
 		s.seeds += by
 	}
+	s.turned = append(s.turned, m)
 }
 
 // refresh restores the invariant of taken for piece i.
@@ -346,7 +362,7 @@ func (s *swarm) tick(now time.Time) {
 	s.overdue(now)
 	logged := len(s.log)
 	for _, n := range slices.Clone(s.nodes) {
-		if n.polls == 0 && now.Sub(n.member.seen) > 3*s.leaseFor {
+		if n.polls == 0 && now.Sub(n.member.seen) > 3*s.leaseFor && !s.feeds(now, n) {
 			s.remove(now, n.member)
 		}
 	}
@@ -359,6 +375,9 @@ func (s *swarm) tick(now time.Time) {
 		}
 	}
 	s.expire(now)
+	if s.planner != nil {
+		s.planner.Tick(now)
+	}
 	s.settle(now)
 	s.announceClaims(logged)
 }
