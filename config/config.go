@@ -15,6 +15,8 @@ type Config struct {
 	State       string        // directory of the cache, the control socket and the log
 	Listen      string        // host:port of the peer wire; port 0 takes any free one
 	Trackers    []string      // announce URLs, tried in order; none: no swarm but the peers that are named
+	Zone        string        // where this machine stands, most significant part first: region/zone/rack/host
+	Role        string        // Peer or Seed
 	LogLevel    slog.Level    // least level that is logged
 	Fill        string        // "never", "idle" or "eager": how a mounted blob is completed
 	Timeout     time.Duration // how long a read waits for somebody who can deliver
@@ -29,6 +31,12 @@ type Config struct {
 	from map[string]string
 	file string
 }
+
+// What a node can be in a swarm.
+const (
+	Peer = "peer"
+	Seed = "seed" // completes everything, and reads from the origin for others
+)
 
 // DefaultMemory is the bound of transfer buffers in bytes: 256 transfers of blob.MaxBuffer blocks at once,
 // which fills a 10 Gbit/s link up to a round trip of 50 ms and leaves room in a 256 MiB cgroup.
@@ -46,6 +54,7 @@ func Default(uid int, getenv func(string) string) Config {
 	return Config{
 		State:       stateDir(uid, getenv),
 		Listen:      "127.0.0.1:0",
+		Role:        Peer,
 		LogLevel:    slog.LevelInfo,
 		Fill:        "idle",
 		Timeout:     blob.DefaultTimeout,

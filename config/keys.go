@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/tracker"
 )
 
 // A key is one setting: its name in the file, as a flag, and (in capitals, "_" for "-") after PANTALA_.
@@ -32,10 +33,12 @@ var keys = []key{
 	{"memory", func(c *Config, v any) error { return size(&c.Memory, v, 1<<20) }},
 	{"passthrough", func(c *Config, v any) error { return boolean(&c.Passthrough, v) }},
 	{"quota", func(c *Config, v any) error { return size(&c.Quota, v, 0) }},
+	{"role", func(c *Config, v any) error { return oneOf(&c.Role, v, Peer, Seed) }},
 	{"state", func(c *Config, v any) error { return text(&c.State, v) }},
 	{"strict", func(c *Config, v any) error { return boolean(&c.Strict, v) }},
 	{"timeout", func(c *Config, v any) error { return duration(&c.Timeout, v) }},
 	{"tracker", func(c *Config, v any) error { return trackers(&c.Trackers, v) }},
+	{"zone", func(c *Config, v any) error { return zone(&c.Zone, v) }},
 }
 
 // Keys are the names of all settings, sorted.
@@ -131,6 +134,18 @@ func ParseSize(s string) (int64, error) {
 		return 0, fmt.Errorf("%w: %q is not a size, such as 4096, 200M or 10GiB", blob.ErrInvalid, s)
 	}
 	return int64(n), nil
+}
+
+func zone(to *string, v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return fmt.Errorf("%v is not a text, such as eu/zone-a/rack-7/host-3", v)
+	}
+	z, err := tracker.ParseZone(s)
+	if err == nil {
+		*to = z
+	}
+	return err
 }
 
 // trackers takes URLs as a list or separated by commas.

@@ -12,8 +12,10 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/relay"
 	"github.com/pantala/pantala/swarm"
 	"github.com/pantala/pantala/tracker"
 )
@@ -200,6 +202,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		}
 	}
 	c := fetch.Config{Store: l.store, Fill: w.fill, Limit: w.limit}
+	var session *tracker.Session
 	if !f.alone {
 		name := f.root
 		if name.IsZero() {
@@ -211,9 +214,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		}
 		j.torrent.AddPeers(f.peers...)
 		c.Peers = j.torrent
-		if j.session != nil && f.root.IsZero() {
-			c.Plan = l.plan(j.session, wake)
-		}
+		session = j.session
 	}
 	switch {
 	case f.object != nil:
@@ -222,6 +223,12 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		late := new(lateOrigin)
 		c.Origin = late
 		l.work.Go(func() { n.revive(l.ctx, late, f.id, w.source, w.options, wake) })
+	}
+	if session != nil && c.Origin != nil {
+		session.SetOrigin(true)
+		if f.root.IsZero() {
+			c.Plan = l.plan(session, wake)
+		}
 	}
 	e, err := n.engine(w.patience)
 	if err != nil {
@@ -235,7 +242,15 @@ func (n *Node) open(l *live, f found, w wanted) error {
 
 // join makes the blob known under key to peers and trackers.
 func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (joined, error) {
-	t, err := n.swarm.Add(swarm.Config{Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store})
+	var session atomic.Pointer[tracker.Session] // the swarm is there before it
+	t, err := n.swarm.Add(swarm.Config{
+		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store,
+		OnComplaints: func(list []relay.Complaint) {
+			if s := session.Load(); s != nil {
+				s.Complain(list)
+			}
+		},
+	})
 	if err != nil {
 		return joined{}, fmt.Errorf("swarm: %w", err)
 	}
@@ -249,13 +264,34 @@ func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (j
 			OnPeers: func(peers []netip.AddrPort) { t.AddPeers(peers...) },
 			OnRoots: func() { t.RootsChanged(); wake() },
 			OnPlan:  wake,
+			Zone:    n.cfg.Zone, Seed: n.cfg.Role == config.Seed, Bulk: l.fill != fetch.FillNever,
+			OnAssignment: t.SetAssignment,
 		}
 		j.session = tracker.NewSession(o)
+		session.Store(j.session)
+		l.work.Go(func() { l.tellUplink(j) })
 	}
 	l.swarms.Lock()
 	l.swarms.list = append(l.swarms.list, j)
 	l.swarms.Unlock()
 	return j, nil
+}
+
+// uplinkEvery is how often the tracker is told what the uplink carries; a plan is made for seconds.
+const uplinkEvery = time.Second
+
+// tellUplink keeps the tracker informed of how fast this node can send, until the blob is closed.
+func (l *live) tellUplink(j joined) {
+	tick := time.NewTicker(uplinkEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-tick.C:
+			j.session.SetUplink(j.torrent.Uplink())
+		}
+	}
 }
 
 // advertised is the address that trackers should hand out for us: the one we listen on when it is one, else

@@ -139,6 +139,8 @@ func (n *Node) expect(settings []control.Setting) error {
 			"listen": n.cfg.Listen,
 			"quota":  strconv.FormatInt(n.cfg.Quota, 10),
 			"memory": strconv.FormatInt(n.cfg.Memory, 10),
+			"zone":   n.cfg.Zone,
+			"role":   n.cfg.Role,
 		}[s.Key]
 		if s.Value != have {
 			return fmt.Errorf("%w: %s is %s, but the daemon that runs in %s has %s: leave it out, or stop that daemon (pantala daemon --stop), or name another --state", blob.ErrInvalid, s.From, s.Value, n.cfg.State, have)

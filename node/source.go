@@ -16,6 +16,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/origin"
@@ -231,9 +232,13 @@ func (n *Node) patienceOf(o control.Options) patience {
 	return patience{cmp.Or(o.Timeout, n.cfg.Timeout), o.Hard || n.cfg.Hard}
 }
 
-// fillOf is how the options ask the blob to be completed.
+// fillOf is how the options ask the blob to be completed. A seed completes what nobody says otherwise of at once.
 func (n *Node) fillOf(o control.Options) (fetch.Fill, error) {
-	return fetch.ParseFill(cmp.Or(o.Fill, n.cfg.Fill))
+	fill := n.cfg.Fill
+	if n.cfg.Role == config.Seed && n.cfg.From("fill") == "" {
+		fill = fetch.FillEager.String()
+	}
+	return fetch.ParseFill(cmp.Or(o.Fill, fill))
 }
 
 // trackersOf are the trackers that the request, else the configuration, names, and those of the source.

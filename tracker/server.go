@@ -37,7 +37,9 @@ type Server struct {
 	log     *slog.Logger
 	began   time.Time
 	closing chan struct{}
-	janitor sync.WaitGroup
+	// makePlanner makes the planner of a swarm; nil: none plans.
+	makePlanner func(blob.Geometry) planner
+	janitor     sync.WaitGroup
 
 	announces, plans, refused atomic.Int64
 
@@ -160,6 +162,7 @@ func (s *Server) room(k key, create bool) *room {
 		r := s.rooms[k]
 		if r == nil && create && len(s.rooms) < maxSwarms {
 			r = &room{swarm: newSwarm(s.rules, newEpoch(), time.Now()), waiting: map[*node]*waiter{}}
+			r.swarm.makePlanner = s.makePlanner
 			s.rooms[k] = r
 		}
 		s.mu.Unlock()

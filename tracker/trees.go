@@ -230,7 +230,7 @@ func (s *swarm) grow(now time.Time) {
 		}
 		if old := s.heads[k]; old != head {
 			s.heads[k] = head
-			s.succeed(now, old, k)
+			s.succeed(now, old, head, k)
 		}
 	}
 }
@@ -256,16 +256,20 @@ func (s *swarm) place(n *node, a relay.Assignment) {
 	}
 }
 
-// succeed takes the leases of stripe k from a node that is no longer its head, but for those that it reads, or
-// holds because somebody is blocked on them, while it gets on.
-func (s *swarm) succeed(now time.Time, old *node, k int) {
+// succeed gives the leases of stripe k that a former head holds to the new one, but for those that the former head
+// reads, or holds because somebody is blocked on them, while it gets on.
+func (s *swarm) succeed(now time.Time, old, head *node, k int) {
 	s.freed = true
 	if old == nil {
 		return
 	}
 	stands := now.Sub(old.progress) >= headStall
 	for i, l := range old.leases {
-		if relay.Stripe(s.geometry, i, stripes) == k && (stands || !l.urgent && !inRuns(old.reading, i)) {
+		switch {
+		case relay.Stripe(s.geometry, i, stripes) != k || !stands && (l.urgent || inRuns(old.reading, i)):
+		case head != nil && head.wants(i):
+			s.grant(now, head, i, false)
+		default:
 			s.end(l)
 			s.tell(old, true)
 		}

@@ -32,6 +32,7 @@ func (f *fetchFlags) add(flags *pflag.FlagSet, fill bool) {
 		flags.String("fill", "", "how bytes that nobody reads are fetched: never, idle or eager (default idle)")
 	}
 	flags.String("timeout", "", "how long a read waits for somebody who can deliver (default 30s)")
+	addPlace(flags)
 	flags.Bool("hard", false, "reads wait for ever instead")
 	flags.Bool("strict", false, "believe no hash that only the tracker vouches for")
 }
@@ -55,6 +56,12 @@ func (f *fetchFlags) options(c config.Config) (o control.Options, err error) {
 	}
 	o.Header, err = parseHeaders(f.header)
 	return o, err
+}
+
+// addPlace adds the flags that say where the machine stands and what it is in a swarm.
+func addPlace(flags *pflag.FlagSet) {
+	flags.String("zone", "", "where this machine stands, widest part first, such as eu/zone-a/rack-7/host-3: what is near is read first")
+	flags.String("role", "", "peer, or seed: fetch all of what is mounted or shared here at once (--fill eager, unless --fill says otherwise), and be the one that reads it from the origin while others want it too; give a seed a large --quota (default peer)")
 }
 
 // parseHeaders reads 'Name: value' lines. Values are secrets: no error shows one.
@@ -85,7 +92,7 @@ func (f *fetchFlags) checkDigest() error {
 // expect are the settings of a whole node that this command line names.
 func expect(c config.Config) []control.Setting {
 	var all []control.Setting
-	for key, value := range map[string]string{"listen": c.Listen, "quota": fmt.Sprint(c.Quota), "memory": fmt.Sprint(c.Memory)} {
+	for key, value := range map[string]string{"listen": c.Listen, "quota": fmt.Sprint(c.Quota), "memory": fmt.Sprint(c.Memory), "zone": c.Zone, "role": c.Role} {
 		if from := c.From(key); strings.HasPrefix(from, "flag ") {
 			all = append(all, control.Setting{Key: key, Value: value, From: from})
 		}

@@ -234,6 +234,8 @@ func daemonArgs(c config.Config) []string {
 		"--log-level=" + strings.ToLower(c.LogLevel.String()),
 		"--quota=" + strconv.FormatInt(c.Quota, 10),
 		"--memory=" + strconv.FormatInt(c.Memory, 10),
+		"--zone=" + c.Zone,
+		"--role=" + c.Role,
 	}
 	if f := c.File(); f != "" {
 		args = append(args, "--config="+f)
