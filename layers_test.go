@@ -20,6 +20,7 @@ const module = "github.com/pantala/pantala"
 var layers = [][]string{
 	{"blob"},                           // the vocabulary: knows the standard library only
 	{"mmap", "relay", "bencode"},       // mapped regions; who passes what on to whom; the encoding of BEP 3
+	{"metainfo"},                       // what a .torrent and a magnet link say
 	{"peerwire", "tracker", "blockio"}, // the wire, the scheduler, the disk
 	{"swarm", "origin"},                // the two kinds of source; fetch sees both through blob.Source
 	{"fetch"},                          // makes absent blocks present

@@ -21,6 +21,9 @@ const (
 	ByInfoHash
 	// ByInfoHashV1: the SHA-1 infohash of BEP 3, in the first 20 bytes of Sum.
 	ByInfoHashV1
+	// ByRoot: one file of a torrent, by its BEP 52 root, length and piece length. Such a blob has no swarm of its
+	// own: it is exchanged in those of the torrents it is in.
+	ByRoot
 )
 
 // ID names a blob. It is comparable, and the same on every node that means the same bytes.
@@ -29,9 +32,9 @@ type ID struct {
 	Sum  Hash
 }
 
-var kindNames = map[Kind]string{ByURL: "url", ByDigest: "sha256", ByInfoHash: "btmh", ByInfoHashV1: "btih"}
+var kindNames = map[Kind]string{ByURL: "url", ByDigest: "sha256", ByInfoHash: "btmh", ByInfoHashV1: "btih", ByRoot: "file"}
 
-// String is "url:<hex>", "sha256:<hex>", "btmh:<hex>" or "btih:<40 hex>"; [ParseID] reads it back.
+// String is "url:<hex>", "sha256:<hex>", "btmh:<hex>", "btih:<40 hex>" or "file:<hex>"; [ParseID] reads it back.
 func (id ID) String() string {
 	if id.Kind == ByInfoHashV1 {
 		return "btih:" + id.Sum.String()[:40]
@@ -58,7 +61,7 @@ func ParseID(s string) (ID, error) {
 		}
 		return ID{k, h}, nil
 	}
-	return ID{}, fmt.Errorf("%w: %q is not a blob id (url:…, sha256:…, btmh:…, btih:…)", ErrInvalid, s)
+	return ID{}, fmt.Errorf("%w: %q is not a blob id (url:…, sha256:…, btmh:…, btih:…, file:…)", ErrInvalid, s)
 }
 
 // ParseDigest reads "sha256:<64 hex>" (OCI image spec, descriptor digests).
