@@ -1,13 +1,14 @@
 package tracker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
-	"net/url"
 	"strconv"
-	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pantala/pantala/blob"
 )
@@ -24,21 +25,44 @@ type announceRequest struct {
 	key     key
 	peer    peerID
 	port    uint16
-	ip      string
-	left    int64 // -1: not told
-	event   string
+	secret  uint32     // the peer's "key", or 32 bits of it; 0: none
+	ip      netip.Addr // what the peer says; invalid: nothing
+	left    int64      // -1: not told
+	event   event
 	numwant int // -1: not told
 	compact bool
 }
 
-// eachParam calls f for every parameter of a query. Values are bytes, not text: info hashes.
-func eachParam(query string, f func(k, v string) error) error {
+// event is why a peer announces; the numbers are those of BEP 15, and paused of BEP 21.
+type event uint8
+
+const (
+	none event = iota
+	completed
+	started
+	stopped
+	paused
+)
+
+var eventNames = [...]string{none: "", completed: "completed", started: "started", stopped: "stopped", paused: "paused"}
+
+// eachParam calls f for every parameter of a query. Values are bytes, not text: info hashes. v is valid during
+// the call.
+func eachParam(query []byte, f func(k, v []byte) error) error {
+	var room [64]byte // more than any value that means something
 	for len(query) > 0 {
-		var pair string
-		pair, query, _ = strings.Cut(query, "&")
-		k, v, _ := strings.Cut(pair, "=")
-		v, err := url.QueryUnescape(v)
-		if err != nil {
+		pair := query
+		if i := bytes.IndexByte(query, '&'); i >= 0 {
+			pair, query = query[:i], query[i+1:]
+		} else {
+			query = nil
+		}
+		k, v := pair, []byte(nil)
+		if i := bytes.IndexByte(pair, '='); i >= 0 {
+			k, v = pair[:i], pair[i+1:]
+		}
+		v, ok := unescape(room[:0], v)
+		if !ok {
 			return fmt.Errorf("%w: %s is not percent-encoded correctly", blob.ErrInvalid, shown(k))
 		}
 		if err := f(k, v); err != nil {
@@ -48,14 +72,70 @@ func eachParam(query string, f func(k, v string) error) error {
 	return nil
 }
 
-// shown is a name from outside as it may stand in a message.
-func shown(s string) string { return strconv.QuoteToASCII(s[:min(len(s), 20)]) }
+// unescape decodes a value of a query as [url.QueryUnescape] does, into b when that is needed.
+func unescape(b, v []byte) ([]byte, bool) {
+	if bytes.IndexByte(v, '%') < 0 && bytes.IndexByte(v, '+') < 0 {
+		return v, true
+	}
+	for i := 0; i < len(v); i++ {
+		c := v[i]
+		switch c {
+		case '+':
+			c = ' '
+		case '%':
+			if i+2 >= len(v) {
+				return nil, false
+			}
+			high, low := hexDigit[v[i+1]], hexDigit[v[i+2]]
+			if high|low > 15 {
+				return nil, false
+			}
+			c, i = high<<4|low, i+2
+		}
+		b = append(b, c)
+	}
+	return b, true
+}
 
-func parseAnnounce(query string) (*announceRequest, error) {
-	r := &announceRequest{left: -1, numwant: -1, compact: true}
+// hexDigit is the value of a digit; 255 for what is none.
+var hexDigit = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 255
+	}
+	for i, c := range "0123456789abcdef" {
+		t[c] = byte(i)
+		t[byte(unicode.ToUpper(c))] = byte(i)
+	}
+	return t
+}()
+
+// shown is something from outside as it may stand in a message.
+func shown[T string | []byte](s T) string { return strconv.QuoteToASCII(string(s[:min(len(s), 20)])) }
+
+// number reads a decimal number of at most max, as strconv does, without allocating for it.
+func number(v []byte, max int64) (n int64, ok bool) {
+	if len(v) > 1 && v[0] == '+' {
+		v = v[1:]
+	}
+	if len(v) == 0 || len(v) > 20 {
+		return 0, false
+	}
+	for _, c := range v {
+		d := int64(c) - '0'
+		if d < 0 || d > 9 || n > (max-d)/10 {
+			return 0, false
+		}
+		n = 10*n + d
+	}
+	return n, true
+}
+
+// parseAnnounce reads the query of an announce into r.
+func parseAnnounce(query []byte, r *announceRequest) error {
+	*r = announceRequest{left: -1, numwant: -1, compact: true}
 	var keyed, named, ported bool
-	err := eachParam(query, func(k, v string) error {
-		switch k {
+	err := eachParam(query, func(k, v []byte) error {
+		switch string(k) {
 		case "info_hash":
 			if len(v) != 20 {
 				return fmt.Errorf("%w: info_hash has %d bytes, not 20", blob.ErrInvalid, len(v))
@@ -69,82 +149,89 @@ func parseAnnounce(query string) (*announceRequest, error) {
 			named = true
 			copy(r.peer[:], v)
 		case "port":
-			n, err := strconv.ParseUint(v, 10, 16)
-			if err != nil {
+			n, ok := number(v, 65535)
+			if !ok {
 				return fmt.Errorf("%w: port %s", blob.ErrInvalid, shown(v))
 			}
 			ported, r.port = true, uint16(n)
 		case "left":
-			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < 0 {
+			n, ok := number(v, maxInt)
+			if !ok {
 				return fmt.Errorf("%w: left %s", blob.ErrInvalid, shown(v))
 			}
 			r.left = n
 		case "numwant":
-			n, err := strconv.ParseInt(v, 10, 32)
-			if err != nil {
-				return fmt.Errorf("%w: numwant %s", blob.ErrInvalid, shown(v))
+			n, ok := number(v, 1<<31-1)
+			if !ok {
+				if len(v) < 2 || v[0] != '-' {
+					return fmt.Errorf("%w: numwant %s", blob.ErrInvalid, shown(v))
+				}
+				n = -1
 			}
-			r.numwant = int(max(n, -1))
+			r.numwant = int(n)
 		case "event":
-			switch v {
-			case "", "started", "stopped", "completed", "paused": // BEP 21
-				r.event = v
-			default:
-				return fmt.Errorf("%w: event %s", blob.ErrInvalid, shown(v))
+			for e, name := range eventNames {
+				if string(v) == name {
+					r.event = event(e)
+					return nil
+				}
 			}
+			return fmt.Errorf("%w: event %s", blob.ErrInvalid, shown(v))
 		case "compact":
-			r.compact = v != "0"
+			r.compact = string(v) != "0"
+		case "key":
+			if len(v) > 0 {
+				r.secret = uint32(maphash.Bytes(idSeed, v)) | 1
+			}
 		case "ip":
-			r.ip = v
+			if len(v) <= 45 { // what an IPv6 address takes as text at most; names are passed over
+				r.ip, _ = netip.ParseAddr(string(v))
+			}
 		}
 		return nil
 	})
 	if err == nil && !(keyed && named && ported) {
 		err = fmt.Errorf("%w: announce needs info_hash, peer_id and port", blob.ErrInvalid)
 	}
-	return r, err
+	return err
 }
 
-// announceReply is what both sides of BEP 3 see of a swarm.
+// append writes the reply to an announce behind b: compact as BEP 23 and BEP 7 say, else as a list of
+// dictionaries (BEP 3).
+func (f *found) append(b []byte, interval time.Duration) []byte {
+	b = append(b, "d8:completei"...)
+	b = strconv.AppendInt(b, f.complete, 10)
+	b = append(b, "e10:incompletei"...)
+	b = strconv.AppendInt(b, f.incomplete, 10)
+	b = append(b, "e8:intervali"...)
+	b = strconv.AppendInt(b, int64(interval/time.Second), 10)
+	b = append(b, "e5:peers"...)
+	if f.named {
+		b = append(b, 'l')
+		for i := range f.list {
+			p := &f.list[i]
+			var text [64]byte
+			b = append(b, "d2:ip"...)
+			b = appendString(b, p.addr.Addr().AppendTo(text[:0]))
+			b = append(b, "7:peer id20:"...)
+			b = append(b, p.id[:]...)
+			b = append(b, "4:porti"...)
+			b = strconv.AppendUint(b, uint64(p.addr.Port()), 10)
+			b = append(b, "ee"...)
+		}
+		return append(b, "ee"...)
+	}
+	b = appendString(b, f.four)
+	b = appendText(b, "peers6", f.six)
+	return append(b, 'e')
+}
+
+// announceReply is what a client sees of a swarm.
 type announceReply struct {
 	failure              string
 	interval             time.Duration
 	complete, incomplete int64
 	peers                []planPeer // ids are zero in compact replies
-}
-
-// append writes the reply behind b; compact as BEP 23 and BEP 7 say, else as a list of dictionaries (BEP 3).
-func (r *announceReply) append(b []byte, compact bool) []byte {
-	b = append(b, 'd')
-	b = appendInt(appendString(b, "complete"), r.complete)
-	b = appendInt(appendString(b, "incomplete"), r.incomplete)
-	b = appendInt(appendString(b, "interval"), int64(r.interval/time.Second))
-	b = appendString(b, "peers")
-	if !compact {
-		b = append(b, 'l')
-		for _, p := range r.peers {
-			b = append(b, 'd')
-			b = appendString(appendString(b, "ip"), p.addr.Addr().String())
-			b = appendString(appendString(b, "peer id"), p.id[:])
-			b = appendInt(appendString(b, "port"), int64(p.addr.Port()))
-			b = append(b, 'e')
-		}
-		return append(b, 'e', 'e')
-	}
-	var four, six []byte
-	for _, p := range r.peers {
-		if p.addr.Addr().Is4() {
-			four = append(four, p.addr.Addr().AsSlice()...)
-			four = binary.BigEndian.AppendUint16(four, p.addr.Port())
-		} else {
-			six = append(six, p.addr.Addr().AsSlice()...)
-			six = binary.BigEndian.AppendUint16(six, p.addr.Port())
-		}
-	}
-	b = appendString(b, four)
-	b = appendText(b, "peers6", six)
-	return append(b, 'e')
 }
 
 // appendFailure writes a reply that says why there is none.
@@ -227,60 +314,4 @@ func (r *announceReply) addPeer(raw []byte) error {
 		r.peers = append(r.peers, p)
 	}
 	return err
-}
-
-// announce applies a foreign (BEP 3) announce at the time now.
-func (s *swarm) announce(now time.Time, r *announceRequest, addr netip.AddrPort) (*announceReply, error) {
-	s.gen++
-	m := s.byID[r.peer]
-	switch {
-	case r.event == "stopped":
-		if m != nil && m.plan == nil {
-			s.remove(now, m)
-			m = nil
-		}
-	case m == nil || m.plan == nil && m.addr != addr:
-		var err error
-		if m, err = s.join(now, r.peer, addr, false); err != nil {
-			return nil, err
-		}
-	default:
-		m.seen = now
-	}
-	if r.event == "completed" {
-		s.downloaded++
-	}
-	if m != nil && m.plan == nil && r.left >= 0 {
-		s.own(m, r.left == 0)
-	}
-	reply := &announceReply{interval: s.interval}
-	reply.complete, reply.incomplete = s.count()
-	if r.event != "stopped" {
-		reply.peers = s.sample(r, m)
-	}
-	return reply, nil
-}
-
-// sample picks peers for an announce; a seed has no use for other seeds.
-func (s *swarm) sample(r *announceRequest, m *member) (list []planPeer) {
-	limit := s.maxPeers
-	if r.numwant >= 0 {
-		limit = min(limit, r.numwant)
-	}
-	for k := range s.members {
-		if len(list) >= limit {
-			break
-		}
-		o := s.members[(s.turn+k)%len(s.members)]
-		if o != m && o.addr.Port() != 0 && !(m.seed && o.seed) {
-			list = append(list, planPeer{o.addr, o.id})
-		}
-	}
-	s.turn += max(1, len(list))
-	return list
-}
-
-// count returns how many members have all, and how many do not.
-func (s *swarm) count() (complete, incomplete int64) {
-	return int64(s.whole), int64(len(s.members) - s.whole)
 }

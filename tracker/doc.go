@@ -10,9 +10,10 @@
 // goes to the peers it knows and to the origin at once.
 //
 // The scheduler is a pure state machine (swarm.go: members; lease.go: who reads what; claim.go: piece roots;
-// news.go: what a node has to be told) that is given the time and starts nothing. server.go and poll.go put HTTP
-// around it, plan.go is what our nodes exchange with it, byte by byte, and announce.go what everybody else
-// does. session.go, loop.go, report.go and exchange.go are the client. bencode.go reads both sides' messages
+// news.go: what a node has to be told) that is given the time and starts nothing. Peers that do not plan are kept
+// beside it, a million in a hundred megabytes (crowd.go: one swarm; plain.go: all of them). server.go and poll.go put
+// HTTP around both, plan.go is what our nodes exchange with it, byte by byte, and announce.go what everybody else
+// does; plainserve.go joins the two kinds of peers. session.go, loop.go, report.go and exchange.go are the client. bencode.go reads both sides' messages
 // within bounds: the library for it recurses without limit and believes string lengths, which a server for
 // anybody must not.
 //
@@ -25,8 +26,9 @@
 //
 // # Locks
 //
-// Server.mu guards the table of swarms, room.mu one swarm; Server.mu is never taken while a room.mu is held, and
-// neither is held over I/O. Session.mu guards what callers leave for the session's goroutine; it is innermost
+// Server.mu guards the table of swarms in which nodes plan, room.mu one of them, shard.mu the plain peers of a
+// part of all swarms. Order: room.mu before shard.mu; Server.mu is never taken while another is held; none is held
+// over I/O. Session.mu guards what callers leave for the session's goroutine; it is innermost
 // and never held over a call of Store or a callback. State, Mine and Held take no lock.
 //
 // # Errors

@@ -111,6 +111,9 @@ func (s *Session) do(r *http.Request, e endpoint) (status int, body []byte, err 
 	return answer.StatusCode, body, nil
 }
 
+// maxTold bounds what a session remembers of whom it has been told: 65536 addresses are 4 MiB.
+const maxTold = 1 << 16
+
 // announceOnly speaks BEP 3 with a tracker that does not plan, until it fails or ctx ends. The state is None:
 // there are peers to ask, and nobody who schedules.
 func (s *Session) announceOnly(ctx context.Context, e endpoint) (answeredOnce bool, err error) {
@@ -130,7 +133,7 @@ func (s *Session) announceOnly(ctx context.Context, e endpoint) (answeredOnce bo
 		s.show(&view{state: None})
 		s.answered()
 		var fresh []netip.AddrPort
-		if len(told) > maxMembers {
+		if len(told) > maxTold {
 			clear(told)
 		}
 		for _, p := range reply.peers {

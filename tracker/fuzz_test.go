@@ -98,10 +98,20 @@ func FuzzPlanReply(f *testing.F) {
 	})
 }
 
+// compact is a reply of a tracker.
+func compact(interval time.Duration, peers ...planPeer) []byte {
+	var f found
+	for _, p := range peers {
+		s := spot{ip: p.addr.Addr().As16(), port: max(1, p.addr.Port())}
+		f.add(&s, is6(&s.ip))
+	}
+	return f.append(nil, interval)
+}
+
 // FuzzAnnounceReply: what is accepted can be written, compact, and has the same peers.
 func FuzzAnnounceReply(f *testing.F) {
-	f.Add((&announceReply{interval: time.Second, peers: []planPeer{{addr: address("A")}}}).append(nil, true))
-	f.Add((&announceReply{interval: time.Second, peers: []planPeer{{addr: address("A")}}}).append(nil, false))
+	f.Add(compact(time.Second, planPeer{addr: address("A")}))
+	f.Add((&found{named: true, list: []planPeer{{addr: address("A")}}}).append(nil, time.Second))
 	f.Add(appendFailure(nil, "no"))
 	f.Add([]byte("d5:peersld2:ip3:::14:porti1eeee"))
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -109,7 +119,7 @@ func FuzzAnnounceReply(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := parseAnnounceReply(r.append(nil, true))
+		again, err := parseAnnounceReply(compact(time.Second, r.peers...))
 		if err != nil || len(again.peers) != len(r.peers) {
 			t.Fatalf("%v: %d peers became %v", err, len(r.peers), again)
 		}

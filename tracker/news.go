@@ -63,36 +63,58 @@ func (s *swarm) pace() time.Duration {
 	return min(250*time.Microsecond*time.Duration(len(s.nodes)), time.Second)
 }
 
-// newcomers samples the members that n has not been told of: the nearest first, and of those the ones that have
+// newcomers samples the peers that n has not been told of: the nearest first, and of those the ones that have
 // most.
 func (s *swarm) newcomers(n *node) []planPeer {
-	var list []*member
+	type ranked struct {
+		planPeer
+		near int
+		rank uint32
+	}
+	var list []ranked
 	for k := range s.members {
 		m := s.members[(s.turn+k)%len(s.members)]
 		if m != n.member && m.joined > n.toldGen && m.addr.Port() != 0 {
-			if list = append(list, m); len(list) == s.maxPeers {
+			if list = append(list, ranked{planPeer{m.addr, m.id}, nearness(n.zone, m.zone()), m.rank()}); len(list) == s.maxPeers {
 				break
 			}
 		}
 	}
 	s.turn += max(1, len(list))
-	slices.SortStableFunc(list, func(a, b *member) int {
-		return cmp.Or(cmp.Compare(nearness(n.zone, b.zone()), nearness(n.zone, a.zone())), cmp.Compare(b.rank(), a.rank()))
+	for _, p := range s.strangers {
+		if p.joined > n.toldGen && len(list) < s.maxPeers {
+			list = append(list, ranked{p.planPeer, 0, p.rank()})
+		}
+	}
+	if limit := s.maxPeers - len(list); n.toldGen == 0 && limit > 0 && s.outside != nil {
+		for _, p := range s.outside(limit) {
+			list = append(list, ranked{p.planPeer, 0, p.rank()})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(b.near, a.near), cmp.Compare(b.rank, a.rank))
 	})
 	peers := make([]planPeer, len(list))
-	for i, m := range list {
-		peers[i] = planPeer{m.addr, m.id}
+	for i, r := range list {
+		peers[i] = r.planPeer
 	}
 	return peers
 }
 
+// seedRank is the rank of those that have everything.
+const seedRank = 1<<32 - 1
+
 // rank orders peers in replies: those that have most first.
 func (m *member) rank() uint32 {
-	switch {
-	case m.seed:
-		return 1<<32 - 1
-	case m.plan != nil:
-		return m.plan.had
+	if m.seed {
+		return seedRank
+	}
+	return m.plan.had
+}
+
+func (p *stranger) rank() uint32 {
+	if p.seed {
+		return seedRank
 	}
 	return 0
 }

@@ -35,7 +35,7 @@ func (s *swarm) newPlace(n *node) *place {
 			break
 		}
 		for _, parent := range n.assigned.Parents[k] {
-			m := s.byID[peerID(parent.ID)]
+			m := s.parent(peerID(parent.ID))
 			if m != nil && m.addr.Port() != 0 && len(p.Parents[k]) < maxParents {
 				p.Parents[k] = append(p.Parents[k], parent)
 				p.addrs = append(p.addrs, m.addr)

@@ -25,7 +25,11 @@ func (s *Server) servePlan(w http.ResponseWriter, r *http.Request) {
 	}
 	var addr netip.AddrPort
 	if err == nil {
-		addr, err = whence(r, q.ip, q.port)
+		var ip, said netip.Addr
+		if ip, err = remote(r); q.ip != "" {
+			said, _ = netip.ParseAddr(q.ip) // a name is passed over
+		}
+		addr = whence(ip, said, q.port)
 	}
 	if err != nil {
 		s.refused.Add(1)
@@ -87,6 +91,9 @@ func (s *Server) exchange(room *room, w http.ResponseWriter, r *http.Request, q 
 	}
 	if err != nil {
 		return nil, err
+	}
+	if q.full && q.gen == 0 {
+		s.plain.forget(&q.key, &q.peer) // it may have announced before it planned
 	}
 	if hard, _ := room.swarm.news(n); q.wait > 0 && !hard {
 		s.hold(room, n, w, r, q.wait)

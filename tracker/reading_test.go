@@ -22,17 +22,17 @@ func TestStartTogether(t *testing.T) {
 				t.Run(fmt.Sprintf("lag %v, %v then %v later", lag, second, third), func(t *testing.T) {
 					bubble(t, func(t *testing.T, w *wire, _ *Server) {
 						w.hosts["one"].lag = func(*planRequest) time.Duration { return lag }
-						var crowd crowd
+						var all audience
 						begin := time.Now()
 						join := []time.Duration{0, second, second + third}
-						for now := time.Duration(0); !crowd.done(3); now = time.Since(begin) {
-							for len(crowd) < 3 && now >= join[len(crowd)] {
+						for now := time.Duration(0); !all.done(3); now = time.Since(begin) {
+							for len(all) < 3 && now >= join[len(all)] {
 								store := newMemory(g)
-								p := attend(t, w, byte(len(crowd)+1), func(o *SessionOptions) { o.Store, o.Geometry = store, g })
-								crowd = append(crowd, &reader{Session: p.Session, store: store, began: time.Now()})
+								p := attend(t, w, byte(len(all)+1), func(o *SessionOptions) { o.Store, o.Geometry = store, g })
+								all = append(all, &reader{Session: p.Session, store: store, began: time.Now()})
 							}
-							for _, r := range crowd {
-								r.step(crowd)
+							for _, r := range all {
+								r.step(all)
 							}
 							if now > time.Minute {
 								t.Fatal("the readers are not done after a minute")
@@ -41,7 +41,7 @@ func TestStartTogether(t *testing.T) {
 							synctest.Wait()
 						}
 						total := 0
-						for i, r := range crowd {
+						for i, r := range all {
 							t.Logf("node %d: %d pieces from the origin, first %d of them alone", i, r.origin, r.alone)
 							total += r.origin
 						}
@@ -55,10 +55,10 @@ func TestStartTogether(t *testing.T) {
 	}
 }
 
-// crowd are readers that reach one another.
-type crowd []*reader
+// audience are readers that reach one another.
+type audience []*reader
 
-func (c crowd) done(n int) bool {
+func (c audience) done(n int) bool {
 	return len(c) == n && !slices.ContainsFunc(c, func(r *reader) bool { return r.pos < 32 })
 }
 
@@ -88,7 +88,7 @@ const (
 )
 
 // step lands what has arrived, starts what may be started and says what is wished.
-func (r *reader) step(others crowd) {
+func (r *reader) step(others audience) {
 	now := time.Now()
 	var left []transfer
 	for _, f := range r.flights {
@@ -175,7 +175,7 @@ func (r *reader) coming(i uint32) bool {
 }
 
 // peer reports whether piece i can be had from another node.
-func (r *reader) peer(i uint32, others crowd) bool {
+func (r *reader) peer(i uint32, others audience) bool {
 	if _, t := r.store.Root(i); t < blob.Claimed {
 		return false
 	}

@@ -24,7 +24,7 @@ import (
 //	A got RUNS                  completed pieces from peers: no roots
 //	A polls | A hangs up        opens, closes a long poll
 //	A leaves
-//	foreign joins|leaves        a BEP 3 client
+//	foreign joins|seeds         a BEP 3 client
 //	+2s                         time passes, in ticks
 //	A sees WORDS                what the next reply to A says: [solo] [lease RUNS] [held RUNS] [roots RUNS]
 //	                            [disputed RUNS] [peers NAMES] or nothing
@@ -433,8 +433,7 @@ var scripts = []struct{ name, script string }{
 		A sees solo
 		foreign joins
 		A has soft news
-		A sees solo peers foreign
-		foreign leaves`},
+		A sees solo peers foreign`},
 	{"restarted process at the same address replaces itself", `
 		A joins have 0-9
 		A2 joins
@@ -513,9 +512,8 @@ func (p *play) line(line string) error {
 		}
 		return nil
 	case "foreign":
-		q := &announceRequest{peer: named("foreign"), left: 1, numwant: -1, event: map[string]string{"joins": "started", "leaves": "stopped"}[w[1]]}
-		_, err := p.s.announce(p.now, q, address("foreign"))
-		return err
+		p.s.stranger(p.now, planPeer{address("foreign"), named("foreign")}, w[1] == "seeds", true)
+		return nil
 	}
 	name, rest := w[0], w[2:]
 	n := p.node(name)
@@ -662,17 +660,14 @@ func each(runs []blob.Run) func(func(uint32) bool) {
 // check verifies every invariant of a swarm.
 func check(s *swarm) error {
 	counts := make([]int, s.pieces)
-	seeds, complete := 0, 0
+	seeds := 0
 	for _, m := range s.members {
 		if s.byID[m.id] != m || s.members[m.slot] != m {
 			return fmt.Errorf("member %q is not where it says", m.id)
 		}
-		if m.seed {
-			complete++
-		}
 	}
-	if len(s.byID) != len(s.members) || complete != s.whole {
-		return fmt.Errorf("%d members by id, %d in the list; %d complete, counted %d", len(s.byID), len(s.members), complete, s.whole)
+	if len(s.byID) != len(s.members) || len(s.nodes) != len(s.members) {
+		return fmt.Errorf("%d members by id, %d in the list; %d nodes", len(s.byID), len(s.members), len(s.nodes))
 	}
 	leases := map[uint32]*lease{}
 	for _, n := range s.nodes {

@@ -3,14 +3,11 @@ package tracker
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/netip"
 	"path"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,9 +22,10 @@ type ServerOptions struct {
 	LeaseFor         time.Duration // how long an origin lease lasts without progress; default 2 s
 	Log              *slog.Logger  // nil: discard
 	MaxPeersPerReply int           // default 50 (what BEP 3 clients ask for when they ask for nothing)
+	MaxPeers         int           // that do not plan, of all swarms; more are refused. Default 2 Mi, 150 B each
 }
 
-// maxSwarms bounds the memory of the server: an empty swarm is about 1 KiB.
+// maxSwarms bounds how many swarms nodes may plan in: an empty one is about 1 KiB.
 const maxSwarms = 1 << 18
 
 // Server is the tracker: an [http.Handler] that answers /announce and /scrape (BEP 3, 7, 23, 48), /plan (see
@@ -43,7 +41,9 @@ type Server struct {
 
 	announces, plans, refused atomic.Int64
 
-	mu     sync.Mutex // guards rooms; taken before a room's mu, held only to find or drop a room
+	plain *plainStore // peers that do not plan
+
+	mu     sync.RWMutex // guards rooms; taken before a room's mu, held only to find or drop a room
 	rooms  map[key]*room
 	closed bool
 }
@@ -72,6 +72,9 @@ func NewServer(o ServerOptions) *Server {
 	if o.MaxPeersPerReply <= 0 {
 		o.MaxPeersPerReply = 50
 	}
+	if o.MaxPeers <= 0 {
+		o.MaxPeers = defaultMaxPeers
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -79,6 +82,7 @@ func NewServer(o ServerOptions) *Server {
 		rules: rules{max(o.Interval, time.Second), o.LeaseFor, o.MaxPeersPerReply},
 		log:   o.Log, began: time.Now(), closing: make(chan struct{}), rooms: map[key]*room{},
 	}
+	s.plain = newPlainStore(s.began, 2*s.interval, o.MaxPeers)
 	s.janitor.Go(s.clean)
 	return s
 }
@@ -107,9 +111,10 @@ func (s *Server) clean() {
 			return
 		case <-tick.C:
 		}
-		s.mu.Lock()
+		s.plain.sweep(time.Now())
+		s.mu.RLock()
 		rooms := maps.Clone(s.rooms)
-		s.mu.Unlock()
+		s.mu.RUnlock()
 		for k, r := range rooms {
 			if r.tick(time.Now(), 2*s.interval) {
 				s.mu.Lock()
@@ -124,7 +129,7 @@ func (s *Server) clean() {
 func (r *room) tick(now time.Time, keep time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.swarm.nodes) > 0 || !now.Before(r.swarm.sweepAt) {
+	if len(r.swarm.nodes) > 0 {
 		r.swarm.tick(now)
 		r.wake()
 	}
@@ -158,14 +163,12 @@ func signal(c chan<- struct{}) {
 // room returns the room of a swarm, locked; nil when there is none and it is not to be made, or no space.
 func (s *Server) room(k key, create bool) *room {
 	for {
-		s.mu.Lock()
+		s.mu.RLock()
 		r := s.rooms[k]
-		if r == nil && create && len(s.rooms) < maxSwarms {
-			r = &room{swarm: newSwarm(s.rules, newEpoch(), time.Now()), waiting: map[*node]*waiter{}}
-			r.swarm.makePlanner = s.makePlanner
-			s.rooms[k] = r
+		s.mu.RUnlock()
+		if r == nil && create {
+			r = s.makeRoom(k)
 		}
-		s.mu.Unlock()
 		if r == nil {
 			return nil
 		}
@@ -175,6 +178,20 @@ func (s *Server) room(k key, create bool) *room {
 		}
 		r.mu.Unlock()
 	}
+}
+
+// makeRoom returns the room of a swarm, which it makes when there is none; nil when there is no space.
+func (s *Server) makeRoom(k key) *room {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rooms[k]
+	if r == nil && len(s.rooms) < maxSwarms {
+		r = &room{swarm: newSwarm(s.rules, newEpoch(), time.Now()), waiting: map[*node]*waiter{}}
+		r.swarm.makePlanner = s.makePlanner
+		r.swarm.outside = func(limit int) []stranger { return s.plain.sample(&k, limit) }
+		s.rooms[k] = r
+	}
+	return r
 }
 
 // newEpoch is a random positive number.
@@ -219,91 +236,4 @@ func send(w http.ResponseWriter, status int, body []byte) {
 
 func refuse(w http.ResponseWriter, status int, reason string) {
 	send(w, status, appendFailure(nil, reason))
-}
-
-// whence is the address at which the sender can be reached: what it says when it comes from this machine or a
-// private network (it knows better, and could do no harm that it cannot do anyway), else what we see.
-func whence(r *http.Request, claimed string, port uint16) (netip.AddrPort, error) {
-	seen, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%w: remote address %s", blob.ErrInvalid, shown(r.RemoteAddr))
-	}
-	ip := seen.Addr().Unmap().WithZone("")
-	if claimed != "" && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()) {
-		said, err := netip.ParseAddr(claimed)
-		if err == nil && !said.IsUnspecified() && !said.IsMulticast() {
-			ip = said.Unmap().WithZone("")
-		}
-	}
-	return netip.AddrPortFrom(ip, port), nil
-}
-
-func (s *Server) serveAnnounce(w http.ResponseWriter, r *http.Request) {
-	s.announces.Add(1)
-	q, err := parseAnnounce(r.URL.RawQuery)
-	var addr netip.AddrPort
-	if err == nil {
-		addr, err = whence(r, q.ip, q.port)
-	}
-	if err != nil {
-		s.refused.Add(1)
-		refuse(w, http.StatusOK, err.Error())
-		return
-	}
-	room := s.room(q.key, q.event != "stopped")
-	if room == nil {
-		if q.event == "stopped" {
-			send(w, http.StatusOK, (&announceReply{interval: s.interval}).append(nil, q.compact))
-			return
-		}
-		refuse(w, http.StatusOK, errFull.Error())
-		return
-	}
-	reply, err := room.swarm.announce(time.Now(), q, addr)
-	room.wake()
-	room.mu.Unlock()
-	if err != nil {
-		refuse(w, http.StatusOK, err.Error())
-		return
-	}
-	send(w, http.StatusOK, reply.append(nil, q.compact))
-}
-
-func (s *Server) serveScrape(w http.ResponseWriter, r *http.Request) {
-	var keys []key
-	err := eachParam(r.URL.RawQuery, func(k, v string) error {
-		if k != "info_hash" {
-			return nil
-		}
-		if len(v) != 20 || len(keys) == maxScrape {
-			return fmt.Errorf("%w: scrape wants at most %d info_hash of 20 bytes", blob.ErrInvalid, maxScrape)
-		}
-		keys = append(keys, key([]byte(v)))
-		return nil
-	})
-	if err == nil && len(keys) == 0 {
-		err = fmt.Errorf("%w: scrape without info_hash: this tracker does not list all it knows", blob.ErrDenied)
-	}
-	if err != nil {
-		s.refused.Add(1)
-		refuse(w, http.StatusOK, err.Error())
-		return
-	}
-	slices.SortFunc(keys, func(a, b key) int { return slices.Compare(a[:], b[:]) })
-	b := append(appendString([]byte{'d'}, "files"), 'd')
-	for _, k := range slices.Compact(keys) {
-		room := s.room(k, false)
-		if room == nil {
-			continue
-		}
-		complete, incomplete := room.swarm.count()
-		downloaded := room.swarm.downloaded
-		room.mu.Unlock()
-		b = append(appendString(b, k[:]), 'd')
-		b = appendInt(appendString(b, "complete"), complete)
-		b = appendInt(appendString(b, "downloaded"), downloaded)
-		b = appendInt(appendString(b, "incomplete"), incomplete)
-		b = append(b, 'e')
-	}
-	send(w, http.StatusOK, append(b, 'e', 'e'))
 }

@@ -250,23 +250,3 @@ func TestPollOutlivesWriteTimeout(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
-
-// TestBounds: a swarm does not grow beyond its bound, and says so.
-func TestBounds(t *testing.T) {
-	now := time.Unix(1, 0)
-	s := newSwarm(rules{time.Minute, time.Second, 50}, 1, now)
-	for i := range maxMembers + 1 {
-		q := &announceRequest{peer: peerID{byte(i), byte(i >> 8), byte(i >> 16)}, left: 1, numwant: 0}
-		_, err := s.announce(now, q, address("A"))
-		if full := i == maxMembers; errors.Is(err, blob.ErrUnavailable) != full {
-			t.Fatalf("member %d: %v", i, err)
-		}
-	}
-	if len(s.members) != maxMembers {
-		t.Errorf("%d members", len(s.members))
-	}
-	s.tick(now.Add(3 * time.Minute))
-	if len(s.members) != 0 {
-		t.Errorf("%d members did not announce for three intervals", len(s.members))
-	}
-}

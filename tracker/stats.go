@@ -38,28 +38,50 @@ type swarmStats struct {
 	PatienceMS int64  `json:"lease_ms"`
 }
 
+// keep cuts the list to the biggest swarms.
+func (all *serverStats) keep() {
+	slices.SortFunc(all.Listed, func(a, b swarmStats) int {
+		return cmp.Or(cmp.Compare(b.Members, a.Members), cmp.Compare(a.Key, b.Key))
+	})
+	all.Listed = all.Listed[:min(len(all.Listed), maxListed)]
+}
+
 func (s *Server) serveStats(w http.ResponseWriter) {
 	all := serverStats{
 		UptimeSeconds: int64(time.Since(s.began).Seconds()), Announces: s.announces.Load(), Plans: s.plans.Load(), Refused: s.refused.Load(),
 		Listed: []swarmStats{},
 	}
-	s.mu.Lock()
+	add := func(k key, one swarmStats) {
+		all.Swarms++
+		all.Members += one.Members
+		all.Nodes += one.Nodes
+		if n := len(all.Listed); n >= maxListed && one.Members < all.Listed[n-1].Members {
+			return
+		}
+		one.Key = hex.EncodeToString(k[:])
+		if all.Listed = append(all.Listed, one); len(all.Listed) >= 2*maxListed {
+			all.keep()
+		}
+	}
+	s.mu.RLock()
 	rooms := maps.Clone(s.rooms)
-	s.mu.Unlock()
+	s.mu.RUnlock()
 	for k, r := range rooms {
 		r.mu.Lock()
 		one := r.swarm.stats()
 		r.mu.Unlock()
-		one.Key = hex.EncodeToString(k[:])
-		all.Swarms++
-		all.Members += one.Members
-		all.Nodes += one.Nodes
-		all.Listed = append(all.Listed, one)
+		complete, incomplete, _, _ := s.plain.scrape(&k)
+		one.Members += int(complete + incomplete)
+		one.Complete += int(complete)
+		add(k, one)
 	}
-	slices.SortFunc(all.Listed, func(a, b swarmStats) int {
-		return cmp.Or(cmp.Compare(b.Members, a.Members), cmp.Compare(a.Key, b.Key))
+	s.plain.each(func(c *crowd) {
+		if rooms[c.key] == nil {
+			complete, incomplete := c.count()
+			add(c.key, swarmStats{Members: int(complete + incomplete), Complete: int(complete)})
+		}
 	})
-	all.Listed = all.Listed[:min(len(all.Listed), maxListed)]
+	all.keep()
 	w.Header().Set("Content-Type", "application/json")
 	// The status is sent with the first byte: a write that fails has nobody to be told to.
 	_ = json.NewEncoder(w).Encode(all)
@@ -67,7 +89,7 @@ func (s *Server) serveStats(w http.ResponseWriter) {
 
 func (s *swarm) stats() swarmStats {
 	return swarmStats{
-		Size: s.geometry.Size, Pieces: s.pieces, Members: len(s.members), Complete: s.whole, Nodes: len(s.nodes),
+		Size: s.geometry.Size, Pieces: s.pieces, Members: len(s.members), Complete: s.seeds, Nodes: len(s.nodes),
 		Leases: len(s.leases), Granted: s.granted, Roots: len(s.roots), Disputed: len(s.disputed), PatienceMS: s.patience.Milliseconds(),
 	}
 }

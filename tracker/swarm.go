@@ -19,8 +19,7 @@ type rules struct {
 
 // Bounds on the memory of one swarm.
 const (
-	maxMembers = 1 << 16 // 65536 members of ~300 B are 20 MiB
-	maxNodes   = 1 << 14 // nodes that plan; each has a bitmap (2 KiB for 16 Ki pieces) and up to 320 runs
+	maxNodes = 1 << 14 // nodes that plan; each has a bitmap (2 KiB for 16 Ki pieces) and up to 320 runs
 )
 
 // errFull says that a bound of the tracker's memory was reached.
@@ -32,7 +31,7 @@ var errGeometry = fmt.Errorf("%w: another size or piece length than the rest of 
 // errStranger says that a node must introduce itself with a full report first.
 var errStranger = errors.New("not known here: full report needed")
 
-// member is one peer of a swarm: a foreign one that announces (BEP 3), or a node that plans.
+// member is one node of a swarm, as others see it. Peers that do not plan are in plain.go.
 type member struct {
 	id     peerID
 	addr   netip.AddrPort
@@ -40,7 +39,7 @@ type member struct {
 	joined int64 // gen at which others can see it
 	slot   int   // in swarm.members
 	seed   bool  // has the whole blob
-	plan   *node // nil: foreign
+	plan   *node
 }
 
 // node is what the scheduler keeps about a member that plans.
@@ -76,18 +75,18 @@ func (n *node) has(i uint32) bool { return n.member.seed || n.have.has(i) }
 // lease is not stale. A piece is free when its bit is clear and no seed is here.
 type swarm struct {
 	rules
-	epoch      int64
-	gen        int64
-	byID       map[peerID]*member
-	members    []*member // in no order: what is sampled for replies
-	turn       int       // where the next sample starts
-	nodes      []*node   // in the order they came
-	seeds      int       // of nodes: those that have everything
-	whole      int       // of members: those that have everything
-	downloaded int64     // members that told the end of their download (BEP 48)
-	newest     int64     // greatest joined of all members
-	sweepAt    time.Time // when members are next looked through for dead ones
-	emptied    time.Time // when the last member left
+	epoch     int64
+	gen       int64
+	byID      map[peerID]*member
+	members   []*member                  // in no order: what is sampled for replies
+	turn      int                        // where the next sample starts
+	nodes     []*node                    // in the order they came
+	seeds     int                        // of nodes: those that have everything
+	newest    int64                      // greatest joined of all members and strangers
+	emptied   time.Time                  // when the last member left
+	strangers []stranger                 // plain peers that came lately, oldest first
+	sources   map[peerID]*member         // plain peers that have everything; none of them is in members
+	outside   func(limit int) []stranger // plain peers, for nodes that come; nil: there are none
 
 	geometry  blob.Geometry // of the nodes; zero while there has been none
 	pieces    uint32
@@ -114,7 +113,7 @@ type swarm struct {
 func newSwarm(r rules, epoch int64, now time.Time) *swarm {
 	return &swarm{
 		rules: r, epoch: epoch, byID: map[peerID]*member{}, leases: map[uint32]*lease{},
-		claims: newClaims(), patience: r.leaseFor, sweepAt: now.Add(r.interval), emptied: now,
+		claims: newClaims(), patience: r.leaseFor, emptied: now,
 	}
 }
 
@@ -129,7 +128,7 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 		}
 		return nil, errStranger
 	}
-	known := m != nil && m.plan != nil && r.epoch == s.epoch
+	known := m != nil && r.epoch == s.epoch
 	if !known && !r.full {
 		return nil, errStranger
 	}
@@ -142,9 +141,9 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 	s.gen++
 	s.overdue(now)
 	logged := len(s.log)
-	if m == nil || m.plan == nil || m.addr != addr {
+	if m == nil || m.addr != addr {
 		var err error
-		if m, err = s.join(now, r.peer, addr, true); err != nil {
+		if m, err = s.join(now, r.peer, addr); err != nil {
 			return nil, err
 		}
 	}
@@ -195,30 +194,27 @@ func (s *swarm) reset(g blob.Geometry) {
 	s.leases, s.claims, s.patience, s.usual = map[uint32]*lease{}, newClaims(), s.leaseFor, 0
 }
 
-// join adds a member, or gives one that was here a new address or a plan.
-func (s *swarm) join(now time.Time, id peerID, addr netip.AddrPort, plans bool) (*member, error) {
-	if plans {
-		s.evict(now, addr, id)
-	}
+// join adds a node, or gives one that was here a new address.
+func (s *swarm) join(now time.Time, id peerID, addr netip.AddrPort) (*member, error) {
+	s.evict(now, addr, id)
 	m := s.byID[id]
-	switch {
-	case m == nil && len(s.members) >= maxMembers:
-		return nil, fmt.Errorf("swarm of %d members: %w", len(s.members), errFull)
-	case plans && (m == nil || m.plan == nil) && len(s.nodes) >= maxNodes:
+	if m == nil && len(s.nodes) >= maxNodes {
 		return nil, fmt.Errorf("swarm of %d nodes: %w", len(s.nodes), errFull)
 	}
-	if m == nil {
+	known := m != nil
+	if !known {
 		m = &member{id: id, slot: len(s.members)}
 		s.byID[id] = m
 		s.members = append(s.members, m)
 	}
 	m.addr, m.seen = addr, now
 	m.joined, s.newest = s.gen, s.gen
-	if plans && m.plan == nil {
-		s.own(m, false)
+	if !known {
 		m.plan = &node{member: m, leases: map[uint32]*lease{}, have: newBitmap(s.pieces), progress: now, fed: now}
 		s.own(m, s.pieces == 0)
 		s.nodes = append(s.nodes, m.plan)
+		s.sourceGone(now, &id)
+		s.meet(now)
 		if len(s.nodes) == 2 {
 			s.ask(now, s.nodes[0])
 		}
@@ -247,21 +243,20 @@ func (s *swarm) evict(now time.Time, addr netip.AddrPort, id peerID) {
 
 // remove forgets a member and all it holds.
 func (s *swarm) remove(now time.Time, m *member) {
-	if n := m.plan; n != nil {
-		for _, l := range n.leases {
-			s.end(l)
-		}
-		s.forget(n)
-		s.describe(now, n, about{})
-		at := slices.Index(s.nodes, n)
-		s.nodes = slices.Delete(s.nodes, at, at+1)
-		s.freed = true
-		if s.asked != nil && (s.asked == n || len(s.nodes) == 1) {
-			s.answered()
-		}
-		if len(s.nodes) == 1 {
-			s.tell(s.nodes[0], true)
-		}
+	n := m.plan
+	for _, l := range n.leases {
+		s.end(l)
+	}
+	s.forget(n)
+	s.describe(now, n, about{})
+	at := slices.Index(s.nodes, n)
+	s.nodes = slices.Delete(s.nodes, at, at+1)
+	s.freed = true
+	if s.asked != nil && (s.asked == n || len(s.nodes) == 1) {
+		s.answered()
+	}
+	if len(s.nodes) == 1 {
+		s.tell(s.nodes[0], true)
 	}
 	s.own(m, false)
 	s.uproot(now, m)
@@ -270,7 +265,7 @@ func (s *swarm) remove(now time.Time, m *member) {
 	s.members = s.members[:len(s.members)-1]
 	delete(s.byID, m.id)
 	if len(s.members) == 0 {
-		s.emptied = now
+		s.strangers, s.sources, s.emptied = nil, nil, now
 	}
 }
 
@@ -341,10 +336,9 @@ func (s *swarm) own(m *member, all bool) {
 		s.countTrees(m.plan, -1)
 	}
 	m.seed = all
-	s.whole += by
+	s.seeds += by
 	if m.plan != nil {
 		s.countTrees(m.plan, 1)
-		s.seeds += by
 	}
 	s.turned = append(s.turned, m)
 }
@@ -366,14 +360,7 @@ func (s *swarm) tick(now time.Time) {
 			s.remove(now, n.member)
 		}
 	}
-	if !now.Before(s.sweepAt) {
-		s.sweepAt = now.Add(s.interval)
-		for _, m := range slices.Clone(s.members) {
-			if m.plan == nil && now.Sub(m.seen) > 2*s.interval {
-				s.remove(now, m)
-			}
-		}
-	}
+	s.sourcesGone(now)
 	s.expire(now)
 	if s.planner != nil {
 		s.planner.Tick(now)

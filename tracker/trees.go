@@ -191,6 +191,9 @@ func (s *swarm) grow(now time.Time) {
 		for _, m := range s.members {
 			s.put(now, m)
 		}
+		for _, m := range s.sources {
+			s.put(now, m)
+		}
 		for _, n := range s.nodes {
 			for k := range stripes {
 				n.marks[k] = s.mark(n, k)
@@ -209,7 +212,7 @@ func (s *swarm) grow(now time.Time) {
 			}
 		}
 	}
-	byOrigin := s.seeds == 0 && s.whole == 0 && s.origins > 0
+	byOrigin := s.seeds == 0 && len(s.sources) == 0 && s.origins > 0
 	if byOrigin != s.byOrigin {
 		s.byOrigin = byOrigin
 		s.planner.OriginIsSource(byOrigin)

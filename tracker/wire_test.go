@@ -521,7 +521,7 @@ func TestForeignTracker(t *testing.T) {
 				http.NotFound(out, r)
 				return
 			}
-			out.Write((&announceReply{interval: time.Minute, peers: peers}).append(nil, true))
+			out.Write(compact(time.Minute, peers...))
 		}), up)
 		p := attend(t, w, 1, func(o *SessionOptions) { o.Trackers = []string{"http://one/announce?passkey=x"} })
 		if p.State() != None || !p.knows(peers[0].addr) || !p.knows(peers[1].addr) {
@@ -538,11 +538,11 @@ func TestForeignTracker(t *testing.T) {
 			if r.path != "/announce" {
 				continue
 			}
-			q, err := parseAnnounce(r.query)
-			if err != nil {
+			var q announceRequest
+			if err := parseAnnounce([]byte(r.query), &q); err != nil {
 				t.Fatal(err)
 			}
-			events = append(events, q.event)
+			events = append(events, eventNames[q.event])
 		}
 		want := []string{"started", "", "", "completed", "stopped"}
 		if len(events) != len(want) {

@@ -30,6 +30,7 @@ const trackerExample = `  pantala tracker --listen 10.0.0.1:7700
 
 func (a *app) trackerCommand() *cobra.Command {
 	var interval, lease time.Duration
+	var peers int
 	c := &cobra.Command{
 		Use:     "tracker",
 		Short:   "Run a tracker in the foreground",
@@ -48,12 +49,16 @@ func (a *app) trackerCommand() *cobra.Command {
 			if interval <= 0 || lease <= 0 {
 				return usagef("--interval and --lease must be longer than zero")
 			}
+			if peers <= 0 {
+				return usagef("--max-peers must be more than zero")
+			}
 			log := a.logger(a.stderr, conf.LogLevel)
-			return a.track(c.Context(), conf.Listen, tracker.ServerOptions{Interval: interval, LeaseFor: lease, Log: log})
+			return a.track(c.Context(), conf.Listen, tracker.ServerOptions{Interval: interval, LeaseFor: lease, MaxPeers: peers, Log: log})
 		},
 	}
 	c.Flags().DurationVar(&interval, "interval", 30*time.Second, "how often peers announce themselves")
 	c.Flags().DurationVar(&lease, "lease", 2*time.Second, "how long a node may stand still with what it reads from the origin for others")
+	c.Flags().IntVar(&peers, "max-peers", 2<<20, "how many peers that are not ours are kept, about 100 bytes each; more are refused")
 	return c
 }
 
