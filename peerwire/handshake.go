@@ -34,6 +34,12 @@ func (r Reserved) Fast() bool { return r[7]&0x04 != 0 }
 // V2 reports an upgrade path to v2: the fourth most significant bit of the last byte (BEP 52).
 func (r Reserved) V2() bool { return r[7]&0x10 != 0 }
 
+// WithoutV2 is r without the upgrade path to v2.
+func (r Reserved) WithoutV2() Reserved {
+	r[7] &^= 0x10
+	return r
+}
+
 // AppendHandshake appends the handshake.
 func AppendHandshake(b []byte, h Handshake) []byte {
 	b = append(append(b, byte(len(protocol))), protocol...)

@@ -18,9 +18,9 @@ const (
 )
 
 // strike counts a run that did not verify against who sent it.
-func (l *loop) strike(p *peer, pt *part) {
+func (l *loop) strike(p *peer, run blob.Run) {
 	p.strikes++
-	l.t.log.Warn("peer sent corrupt blocks", "addr", p.addr, "blocks", pt.run.String(), "strikes", p.strikes)
+	l.t.log.Warn("peer sent corrupt blocks", "addr", p.addr, "blocks", run.String(), "strikes", p.strikes)
 	if p.strikes >= maxStrikes {
 		l.ban(p, fmt.Sprintf("%d runs of blocks did not match their hashes", p.strikes))
 	}

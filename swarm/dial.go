@@ -25,6 +25,29 @@ func (t *Torrent) dialPeer(a netip.AddrPort, key [20]byte) {
 	t.adopt(c, h, a)
 }
 
+// upgrade is the key of v2 of a hybrid torrent.
+func (t *Torrent) upgrade() (key [20]byte, ok bool) {
+	if t.cfg.V1 == nil {
+		return key, false
+	}
+	for _, k := range t.cfg.Keys {
+		if k != t.cfg.V1.InfoHash {
+			return k, true
+		}
+	}
+	return key, false
+}
+
+// abilities are the reserved bits of our handshake. The bit of v2 says of a torrent, to somebody met under its
+// v1 hash, that there is another one: it is not set where there is none.
+func (t *Torrent) abilities() peerwire.Reserved {
+	r := peerwire.Abilities
+	if _, ok := t.upgrade(); !ok && t.cfg.V1 != nil {
+		r = r.WithoutV2()
+	}
+	return r
+}
+
 func (t *Torrent) greet(a netip.AddrPort, key [20]byte) (c *net.TCPConn, h peerwire.Handshake, err error) {
 	d := net.Dialer{Timeout: handshakeTimeout}
 	conn, err := d.DialContext(t.ctx, "tcp", a.String())
@@ -40,7 +63,7 @@ func (t *Torrent) greet(a netip.AddrPort, key [20]byte) (c *net.TCPConn, h peerw
 		}
 	}()
 	tcp.SetDeadline(now().Add(handshakeTimeout))
-	ours := peerwire.Handshake{Reserved: peerwire.Abilities, InfoHash: key, PeerID: t.node.opts.PeerID}
+	ours := peerwire.Handshake{Reserved: t.abilities(), InfoHash: key, PeerID: t.node.opts.PeerID}
 	if _, err = tcp.Write(peerwire.AppendHandshake(nil, ours)); err != nil {
 		return nil, h, err
 	}

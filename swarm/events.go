@@ -306,7 +306,7 @@ func (e verdict) apply(l *loop) {
 		return
 	}
 	for _, p := range e.culprits {
-		l.strike(p, pt)
+		l.strike(p, pt.run)
 	}
 	if !e.reopened {
 		l.finish(pt)

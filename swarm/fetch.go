@@ -18,6 +18,12 @@ type flight struct {
 	refuse context.CancelFunc
 	sink   blob.Sink
 	class  blob.Class
+	run    blob.Run
+
+	// Of a call that collects a whole piece.
+	whole   *assembly // which is its sink; nil: a call of Fetch
+	only    *peer     // nobody else is asked; nil: all are
+	refused []*peer   // not asked
 
 	signal chan struct{} // there is news
 
@@ -42,19 +48,24 @@ func (t *Torrent) Fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
 
 // fetch delivers blocks of one file, by their numbers in the torrent.
 func (t *Torrent) fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
-	f := &flight{t: t, ctx: ctx, sink: into, class: min(blob.ClassOf(ctx), blob.Background), signal: make(chan struct{}, 1)}
+	return t.fly(&flight{t: t, ctx: ctx, sink: into, class: min(blob.ClassOf(ctx), blob.Background), run: r})
+}
+
+// fly carries a call out.
+func (t *Torrent) fly(f *flight) error {
+	f.signal = make(chan struct{}, 1)
 	// All memory may be lent to parts that have failed, and only this call's end gives it back.
-	f.lend, f.refuse = context.WithCancel(ctx)
+	f.lend, f.refuse = context.WithCancel(f.ctx)
 	defer f.refuse()
 	live := make(map[*part]struct{})
-	err := f.fly(split(t.geo, r), live)
+	err := f.deliver(split(t.geo, f.run), live)
 	if err == nil {
 		return nil
 	}
 	left := make([]*part, 0, len(live))
 	for pt := range live {
 		if pt.close() {
-			into.Drop(pt.run)
+			f.sink.Drop(pt.run)
 		}
 		left = append(left, pt)
 	}
@@ -64,11 +75,11 @@ func (t *Torrent) fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
 	default:
 		t.post(abandoned{left})
 	}
-	return fmt.Errorf("fetch blocks %s from peers: %w", r, err)
+	return fmt.Errorf("fetch blocks %s from peers: %w", f.run, err)
 }
 
-// fly submits the runs and returns when all were accepted, or with the first error.
-func (f *flight) fly(todo []blob.Run, live map[*part]struct{}) error {
+// deliver submits the runs and returns when all were accepted, or with the first error.
+func (f *flight) deliver(todo []blob.Run, live map[*part]struct{}) error {
 	waiting := 0
 	for {
 		// One part that waits for room keeps the pipe full; more would only hold memory.

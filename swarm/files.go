@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/pantala/pantala/blob"
@@ -58,6 +59,18 @@ func layOut(c *Config) (*space, []*file, error) {
 	s, err := newSpace(length, sizes...)
 	if err != nil {
 		return nil, nil, err
+	}
+	if v1 := c.V1; v1 != nil {
+		if len(v1.Sums) != int(s.pieces) || v1.Length < s.Size || v1.Length > int64(s.pieces)*length {
+			return nil, nil, fmt.Errorf("%w: %d SHA-1 sums of pieces of %d bytes for %d bytes in %d pieces", blob.ErrInvalid, len(v1.Sums), length, v1.Length, s.pieces)
+		}
+		if !slices.Contains(c.Keys, v1.InfoHash) {
+			return nil, nil, fmt.Errorf("%w: the v1 infohash is not among the keys", blob.ErrInvalid)
+		}
+		if length > maxWhole {
+			return nil, nil, fmt.Errorf("%w: pieces of %d bytes, which v1 can only verify whole: at most %d are collected in memory: make the torrent again with shorter pieces", blob.ErrInvalid, length, maxWhole)
+		}
+		s.v1 = v1.Length
 	}
 	for i, f := range files {
 		f.extent = s.files[i]

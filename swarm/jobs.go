@@ -31,7 +31,7 @@ func (l *loop) leavesFor(pt *part, p *peer) *leafTry {
 	if len(job.tries) > 0 {
 		return nil
 	}
-	if p.deaf < maxDeaf && !job.tried[p] {
+	if p.v2 && p.deaf < maxDeaf && !job.tried[p] {
 		return l.try(job, p)
 	}
 	l.continueJob(job)
@@ -78,9 +78,15 @@ func (l *loop) try(job *leafJob, p *peer) *leafTry {
 
 func (e leavesCame) apply(l *loop) {
 	l.dirty = true
+	if errors.Is(e.err, errRejected) {
+		if e.try.p.rejects++; e.try.p.rejects >= maxDeaf {
+			l.stingy = true
+		}
+	}
 	job := l.jobs[e.try.piece]
 	if e.err == nil {
 		delete(l.jobs, e.try.piece)
+		e.try.p.rejects = 0
 		if job != nil {
 			for _, try := range job.tries {
 				if try != e.try && now().Sub(try.at) >= 2*hedgeAfter {
@@ -141,9 +147,12 @@ func (l *loop) send(try *leafTry) {
 // failJob fails the calls that need the leaves of a piece.
 func (l *loop) failJob(job *leafJob, err error) {
 	delete(l.jobs, job.piece)
+	if err == nil && !job.disputed && l.gatherInstead(job.piece) {
+		return
+	}
 	l.t.board.drop(job.piece)
 	for pt := range l.active {
-		if pt.piece == job.piece {
+		if pt.piece == job.piece && pt.f.whole == nil {
 			why := err
 			if why == nil {
 				why = unavailable(pt.run, "no connected peer has hashes that lead to the root")
@@ -158,7 +167,7 @@ func (l *loop) failJob(job *leafJob, err error) {
 func (l *loop) bestForLeaves(job *leafJob) (best *peer) {
 	var first time.Duration
 	for p := range l.peers {
-		if p.closing || job.tried[p] || !p.have.has(job.piece) {
+		if p.closing || !p.v2 || job.tried[p] || !p.have.has(job.piece) {
 			continue
 		}
 		d := p.expect(0)

@@ -26,6 +26,11 @@ type loop struct {
 	active  map[*part]struct{}           // asked parts
 	jobs    map[uint32]*leafJob
 
+	wholes     map[uint32]*assembly // by piece
+	wholeQueue []*assembly          // those that wait for memory
+	wholeBytes int64                // memory of the others
+	stingy     bool                 // there is, or was, a peer that rejects hash requests
+
 	assignment relay.Assignment
 
 	ticked  time.Time // last tick
@@ -48,7 +53,7 @@ func newLoop(t *Torrent) *loop {
 	l := &loop{
 		t: t, ours: newSet(t.geo.Pieces()), peers: make(map[*peer]struct{}), ids: make(map[[20]byte]*peer),
 		book: newBook(), fouls: make(map[netip.Addr]int),
-		active: make(map[*part]struct{}), jobs: make(map[uint32]*leafJob), ticked: now(),
+		active: make(map[*part]struct{}), jobs: make(map[uint32]*leafJob), wholes: make(map[uint32]*assembly), ticked: now(),
 	}
 	copy(l.ours, t.cfg.Store.Pieces())
 	l.trust()
@@ -116,7 +121,7 @@ func (l *loop) trust() {
 	t := l.t
 	for piece := range t.geo.Pieces() {
 		_, trust := t.cfg.Store.Root(piece)
-		yes := trust > blob.Unknown || !t.fileOf(piece).root.IsZero()
+		yes := trust > blob.Unknown || t.cfg.V1 != nil || !t.fileOf(piece).root.IsZero()
 		t.avail.trust(piece, yes)
 		if !yes {
 			t.board.withdraw(piece)
@@ -169,6 +174,7 @@ func (l *loop) tick() {
 	}
 	l.hedge(at)
 	l.hedgeJobs(at)
+	l.dropWholes(func(a *assembly) bool { return at.Sub(a.at) > keepWhole })
 	l.dial(at)
 	l.tell(at)
 	if at.Sub(l.rechoke) >= tickIdle {

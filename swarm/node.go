@@ -223,7 +223,12 @@ func (n *Node) welcome(c *net.TCPConn) {
 		c.Close()
 		return
 	}
-	ours := peerwire.Handshake{Reserved: peerwire.Abilities, InfoHash: theirs.InfoHash, PeerID: n.opts.PeerID}
+	// Whoever comes under the v1 hash of a hybrid torrent and can do v2 is taken there (BEP 52, "upgrade path"),
+	// by an answer under the v2 hash.
+	if v2, ok := t.upgrade(); ok && theirs.Reserved.V2() && theirs.InfoHash == t.cfg.V1.InfoHash {
+		theirs.InfoHash = v2
+	}
+	ours := peerwire.Handshake{Reserved: t.abilities(), InfoHash: theirs.InfoHash, PeerID: n.opts.PeerID}
 	if _, err := c.Write(peerwire.AppendHandshake(nil, ours)); err != nil {
 		c.Close()
 		return

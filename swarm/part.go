@@ -52,7 +52,8 @@ type partState uint8
 
 const (
 	queued partState = iota // in loop.pending
-	asked                   // asked of somebody
+	asked                   // asked of somebody, or on its way to be verified
+	parked                  // waits for its whole piece
 	gone                    // verified, or given up
 )
 
@@ -79,7 +80,7 @@ const (
 const stealAfter = 50 * time.Millisecond
 
 func newPart(f *flight, run blob.Run, buf []byte) *part {
-	pt := &part{f: f, run: run, piece: f.t.geo.PieceOf(run.First), buf: buf, missing: int(run.Count)}
+	pt := &part{f: f, run: run, piece: f.t.geo.PieceOf(run.First), buf: buf, missing: int(run.Count), refused: f.refused}
 	pt.settled.L = &pt.mu
 	return pt
 }
@@ -200,7 +201,7 @@ func (pt *part) close() (lent bool) {
 // complete is called by whoever received the last block: the part is verified here, or by a verifier, or
 // when the leaf hashes of its piece have come.
 func (pt *part) complete() {
-	if pt.f.t.board.await(pt) {
+	if pt.f.whole == nil && pt.f.t.board.await(pt) {
 		return
 	}
 	pt.submit()
@@ -224,9 +225,12 @@ func (pt *part) verify() {
 	}
 	pt.phase = verifying
 	senders := pt.senders()
+	if pt.f.whole != nil {
+		pt.f.whole.sent(pt)
+	}
 	pt.mu.Unlock()
 
-	if len(senders) > 1 {
+	if len(senders) > 1 && pt.f.whole == nil {
 		if bad := pt.compare(); len(bad) > 0 {
 			pt.reopen(bad)
 			return
@@ -251,7 +255,7 @@ func (pt *part) verify() {
 // senders are the peers that sent blocks of the part. mu is held.
 func (pt *part) senders() (ps []*peer) {
 	for i := range pt.run.Count {
-		if p := pt.blocks[i].from; !slices.Contains(ps, p) {
+		if p := pt.blocks[i].from; p != nil && !slices.Contains(ps, p) {
 			ps = append(ps, p)
 		}
 	}

@@ -22,6 +22,7 @@ type peer struct {
 	dialed netip.AddrPort // what we dialled; zero: inbound
 	fast   bool           // both sides speak BEP 6
 	ext    bool           // both sides speak BEP 10
+	v2     bool           // met under a key of v2, so that it can be asked for hashes
 	out    *outbox
 	rd     *peerwire.Reader // used by the reader only
 	wr     *peerwire.Writer // used by the writer only
@@ -50,6 +51,7 @@ type peer struct {
 	parts      map[*part]struct{}
 	strikes    int // runs that did not verify
 	lies       int // pieces for which its leaves did not fold to a claimed root
+	rejects    int // hash requests that it rejected since it last answered one
 	deaf       int // times that it left hashes to others to deliver
 	closing    bool
 	pex        pexTold
@@ -85,6 +87,7 @@ func newPeer(t *Torrent, c *net.TCPConn, h peerwire.Handshake, dialed netip.Addr
 	n := t.geo.Pieces()
 	p := &peer{
 		t: t, conn: c, id: h.PeerID, addr: addrOf(c.RemoteAddr()), dialed: dialed,
+		v2:   t.cfg.V1 == nil || h.InfoHash != t.cfg.V1.InfoHash,
 		fast: h.Reserved.Fast(), ext: h.Reserved.Extended(),
 		out: newOutbox(), wr: wr,
 		have: newSet(n), offered: newSet(n), choking: true,

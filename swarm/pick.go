@@ -31,6 +31,10 @@ func (l *loop) place(pt *part) (done bool) {
 		l.finish(pt)
 		return true
 	}
+	if l.mustGather(pt) {
+		l.gather(pt)
+		return true
+	}
 	p, _, room := l.best(pt)
 	if p != nil && !room {
 		return false
@@ -54,7 +58,7 @@ func (l *loop) best(pt *part) (best *peer, first time.Duration, room bool) {
 	n := int(pt.run.Count)
 next:
 	for p := range l.peers {
-		if p.closing || !p.offers(pt.piece) || slices.Contains(pt.refused, p) {
+		if p.closing || !p.offers(pt.piece) || slices.Contains(pt.refused, p) || pt.f.only != nil && pt.f.only != p {
 			continue
 		}
 		for _, a := range pt.asks {
@@ -91,8 +95,11 @@ func (l *loop) ask(pt *part, p *peer) {
 	p.parts[pt] = struct{}{}
 	l.active[pt] = struct{}{}
 	blocks := pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer))
-	try := l.leavesFor(pt, p)
-	if pt.state == gone {
+	var try *leafTry
+	if pt.f.whole == nil {
+		try = l.leavesFor(pt, p)
+	}
+	if pt.state != asked {
 		return // its hashes cannot be had
 	}
 	if try != nil {
