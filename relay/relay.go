@@ -106,8 +106,11 @@ type PlannerOptions struct {
 //	func (p *Picker) Has(now time.Time, id NodeID, w Watermark)     // what it told
 //	func (p *Picker) Asked(now time.Time, id NodeID, piece uint32, bytes int)
 //	func (p *Picker) Came(now time.Time, id NodeID, piece uint32, bytes int)
+//	func (p *Picker) Dropped(id NodeID, bytes int)                  // asked, and will not come from there
 //	func (p *Picker) From(now time.Time, piece uint32) (id NodeID, ok bool) // whom to ask for it in bulk; ok false: wait
 //	func (p *Picker) Planned(piece uint32) bool                     // somebody is to pass it on to us
+//	func (p *Picker) Heads(piece uint32) bool                       // we read it from the origin, for others
+//	func (p *Picker) Assignment() Assignment                        // what holds
 //	func (p *Picker) Room(id NodeID) int                            // bytes that may be asked of it now
 //	func (p *Picker) Part(id NodeID) int                            // blocks to ask for at once: what arrives in about 20 ms
 //	func (p *Picker) Tick(now time.Time)                            // at least every 50 ms while anything is asked

@@ -1,0 +1,264 @@
+package relay
+
+import (
+	"slices"
+	"time"
+)
+
+// What complaints do. The one who complains is given another parent at once, whatever is true; that others lose a
+// parent too takes more:
+//
+//   - lost: two of its children say so, or it has itself stood still;
+//   - slow: what is said to have come from it is much less than a stripe's rate;
+//   - liar: two of its children say so, or the only one.
+//
+// Everybody has few words: who complains of many others is most likely itself the reason.
+const (
+	// maxWords is how many complaints of one node count at once, and wordEvery when it may say one more. A node
+	// has a parent per stripe; in a swarm that loses one of a hundred members each second, one of its ten
+	// ancestors per stripe goes every five seconds, but its own parent only every fifty.
+	maxWords  = 6
+	wordEvery = 3 * time.Second
+	// doubtFor is how long somebody who seems dead or stuck is nobody's parent. If it is, the tracker will have
+	// removed it by then.
+	doubtFor = 10 * time.Second
+	// together is within what time two complaints belong to one cause.
+	together = 5 * time.Second
+)
+
+// blame is what is said of one member, and by it.
+type blame struct {
+	words   int // how many complaints it has made, less those that time has forgiven
+	wordsAt time.Time
+	by      [Liar + 1][]word // who complained, by reason
+}
+
+type word struct {
+	who NodeID
+	at  time.Time
+}
+
+// Complain takes what a child says of a parent.
+func (p *Planner) Complain(now time.Time, child NodeID, c Complaint) {
+	p.clock(now)
+	v, u := p.nodes[child], p.nodes[c.Parent]
+	if v == nil || u == nil || v == u || c.Stripe < 0 || c.Stripe >= p.k || c.Reason < Lost || c.Reason > Liar {
+		return
+	}
+	s := c.Stripe
+	mine := v.trees[s].parent == u
+	if !mine && c.Reason != Liar {
+		return // it speaks of a former parent, or of one that it takes from for the time being
+	}
+	counts := v.mayTalk(p.now)
+	if c.Reason == Slow {
+		if counts {
+			p.slowParent(v, u, s, c.Rate)
+		}
+		p.flush()
+		return
+	}
+	others := u.heard(c.Reason, child, p.now)
+	children := u.children()
+	p.shun(v, u.ID)
+	for s := range p.k {
+		if v.trees[s].parent == u {
+			p.leaveParent(v, s)
+		}
+	}
+	if counts {
+		switch {
+		case c.Reason == Liar && (others >= 2 || children <= 1 && mine):
+			p.ban(u)
+		case c.Reason == Lost && (others >= 2 || p.still(u)):
+			p.doubtIt(u)
+		}
+	}
+	p.flush()
+}
+
+// leaveParent takes v from a parent that is no good for it. A head looks for another source.
+func (p *Planner) leaveParent(v *vertex, s int) {
+	p.detach(v, s)
+	p.queue(v)
+}
+
+// mayTalk reports whether a complaint of v counts, and counts it.
+func (v *vertex) mayTalk(now time.Time) bool {
+	if n := int(now.Sub(v.wordsAt) / wordEvery); n > 0 {
+		v.words = max(0, v.words-n)
+		v.wordsAt = now
+	}
+	v.words = min(v.words+1, maxWords+1)
+	return v.words <= maxWords
+}
+
+// heard notes a complaint and returns how many have made the same one lately. A lie is not forgotten.
+func (v *vertex) heard(r Reason, who NodeID, now time.Time) int {
+	v.by[r] = slices.DeleteFunc(v.by[r], func(w word) bool { return w.who == who || r != Liar && now.Sub(w.at) > together })
+	if len(v.by[r]) < 4 {
+		v.by[r] = append(v.by[r], word{who, now})
+	}
+	return len(v.by[r])
+}
+
+// children is how many different members take something from v.
+func (v *vertex) children() int {
+	var ids []NodeID
+	for s := range v.trees {
+		for _, c := range v.trees[s].children {
+			if !slices.Contains(ids, c.ID) {
+				ids = append(ids, c.ID)
+			}
+		}
+	}
+	return len(ids)
+}
+
+// still reports whether nothing has been heard of the progress of v for so long that it may be gone.
+func (p *Planner) still(v *vertex) bool {
+	if v.Source {
+		return false
+	}
+	for s := range v.trees {
+		if b := &v.trees[s]; b.upto >= p.ends[s] || p.now.Sub(b.moved) < p.stall {
+			return false
+		}
+	}
+	return true
+}
+
+// slowParent takes it that v gets rate bytes per second from u, in one stripe.
+func (p *Planner) slowParent(v, u *vertex, s int, rate int64) {
+	full := p.rate.used
+	if full == 0 {
+		full = p.rate.observed()
+	}
+	per := full / int64(p.k)
+	if per > 0 && rate > per-per/4 {
+		return // that is what it is to get
+	}
+	others := u.heard(Slow, v.ID, p.now)
+	est := max(1, rate*int64(max(1, u.kids)))
+	if per > 0 || others >= 2 {
+		u.est, u.estAt = est, p.now
+		u.slots = p.slotsFor(u)
+		if per == 0 {
+			u.slots = 0
+		}
+		p.settleHome(u, u.home)
+		p.shelveAll(u)
+	}
+	if u.kids <= u.slots {
+		// It can carry them all, if it is to be believed: the way from it to v is what is slow.
+		p.shun(v, u.ID)
+		p.leaveParent(v, s)
+		return
+	}
+	if p.heads[s].v == v {
+		return // there is no other source, or it is found by feed
+	}
+	p.shun(v, u.ID)
+	p.leaveParent(v, s)
+	for s := range p.k {
+		if u.slots == 0 {
+			p.dropChildren(u, s)
+		} else {
+			p.shed(u, s)
+		}
+	}
+}
+
+// dropChildren takes all children from u in one tree. When it was the head, one of them becomes it.
+func (p *Planner) dropChildren(u *vertex, s int) {
+	if u.Source && p.feeder() == u {
+		return
+	}
+	b := &u.trees[s]
+	orphans := slices.Clone(b.children)
+	for _, c := range slices.Backward(orphans) {
+		p.detach(c, s)
+	}
+	if h := p.heads[s]; h.v == u && len(orphans) > 0 {
+		if heir := p.heir(orphans, s); heir != nil {
+			h.v = nil
+			p.detach(u, s)
+			b.placed = false
+			p.shelve(u, s)
+			p.queue(u)
+			p.touch(u)
+			p.crown(heir, s)
+		}
+	}
+	for _, c := range orphans {
+		p.queue(c)
+	}
+}
+
+// ban makes u nobody's parent for good.
+func (p *Planner) ban(u *vertex) {
+	u.banned = true
+	p.unfollow(u)
+}
+
+// doubtIt makes u nobody's parent for a while.
+func (p *Planner) doubtIt(u *vertex) {
+	if !u.doubted {
+		p.doubted = append(p.doubted, u)
+	}
+	u.doubted, u.until = true, p.now.Add(doubtFor)
+	p.unfollow(u)
+}
+
+func (p *Planner) unfollow(u *vertex) {
+	p.shelveAll(u)
+	for s := range p.k {
+		p.dropChildren(u, s)
+	}
+}
+
+// Tick does what the clock demands: it replaces heads that stand still, and forgets doubts.
+func (p *Planner) Tick(now time.Time) {
+	p.clock(now)
+	p.doubted = slices.DeleteFunc(p.doubted, func(v *vertex) bool {
+		if v.until.After(p.now) {
+			return false
+		}
+		v.doubted = false
+		if p.nodes[v.ID] == v {
+			p.shelveAll(v)
+		}
+		return true
+	})
+	for s, h := range p.heads {
+		if h.v != nil && p.stalled(s) {
+			h.patient = min(2*h.patient, 40*p.stall)
+			p.doubtIt(h.v)
+		}
+	}
+	if p.now.Sub(p.fittedAt) >= time.Second {
+		p.fittedAt = p.now
+		p.refitAll()
+	}
+	p.flush()
+}
+
+// stalled reports whether the head of s stands still while others wait for it.
+func (p *Planner) stalled(s int) bool {
+	h := p.heads[s]
+	b := &h.v.trees[s]
+	if b.upto >= p.ends[s] || len(b.children) == 0 {
+		return false
+	}
+	last := b.moved
+	if h.since.After(last) {
+		last = h.since
+	}
+	limit := h.patient
+	if r := p.rate.paces[s].rate; r > 0 {
+		// Large pieces come less often than every 1.5 s: three times what one turn takes.
+		turn := time.Duration(float64(int64(Unit(p.g))*int64(p.k)*p.g.PieceLength) / float64(r) * float64(time.Second))
+		limit = max(limit, 3*turn)
+	}
+	return p.now.Sub(last) >= limit
+}

@@ -1,0 +1,471 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/pantala/pantala/blob"
+)
+
+// Picker says, for one torrent of one node, whom to ask for a piece in bulk. It holds what the tracker has assigned
+// and how the parents do; when one fails it goes to the next at once, and tells the tracker why. It is not safe for
+// concurrent use. From, Planned, Room, Part, Asked, Came and Dropped do not allocate.
+//
+// A parent is asked for pieces before it has them: it answers as they arrive there. So that it has nothing to send
+// is no fault of a parent; that it has what others have not got from it is.
+type Picker struct {
+	g       blob.Geometry
+	a       Assignment
+	lanes   []lane
+	links   map[NodeID]*link
+	now     time.Time
+	reports []Complaint
+}
+
+// lane is one stripe.
+type lane struct {
+	parents  []upstream
+	use      int       // which of them is asked now
+	assigned time.Time // when they were assigned
+	lost     time.Time // since when none of them is connected; zero: one is
+	end      uint32    // watermark of who has the whole stripe
+}
+
+// upstream is one parent in one stripe.
+type upstream struct {
+	*link
+	rate       int64 // granted, bytes per second
+	failed     bool  // was given up in this assignment
+	complained bool
+	lag        time.Time // since when it has had what it owes; zero: it has not
+	lagFrom    int64     // link.got at that time
+	lagMark    uint32    // its watermark at that time
+}
+
+// link is one peer that is connected, or assigned.
+type link struct {
+	id        NodeID
+	connected bool
+	out       int           // bytes asked for and not come
+	since     time.Time     // out has not been zero since
+	came      time.Time     // when something came last
+	next      uint32        // the piece that came last, or was asked for first: it owes that one or a later one
+	got       int64         // bytes in all
+	gap       time.Duration // usual time between two arrivals while something is out
+	rate      int64         // bytes per second lately; 0: not known
+	windowAt  time.Time
+	windowGot int64
+	marks     [MaxStripes]uint32
+}
+
+// NewPicker is a picker without an assignment.
+func NewPicker(g blob.Geometry) *Picker {
+	return &Picker{g: g, links: map[NodeID]*link{}}
+}
+
+func (p *Picker) clock(now time.Time) {
+	if now.After(p.now) {
+		p.now = now
+	}
+}
+
+// Assign takes over what the tracker says. The zero Assignment ends the plan.
+func (p *Picker) Assign(now time.Time, a Assignment) {
+	p.clock(now)
+	k := min(a.Stripes, MaxStripes, len(a.Parents))
+	lanes := make([]lane, max(0, k))
+	for s := range lanes {
+		l := &lanes[s]
+		l.assigned, l.end = p.now, stripeEnd(p.g, s, k)
+		for _, parent := range a.Parents[s][:min(len(a.Parents[s]), maxUpstreams)] {
+			l.parents = append(l.parents, upstream{link: p.link(parent.ID), rate: parent.Rate})
+		}
+		// The same parent as before: what is known of its pace stays known.
+		if s < len(p.lanes) && len(l.parents) > 0 && len(p.lanes[s].parents) > 0 && a.Gen == p.a.Gen {
+			if old := &p.lanes[s].parents[0]; old.link == l.parents[0].link {
+				rate := l.parents[0].rate
+				l.parents[0] = *old
+				l.parents[0].rate = rate
+				l.parents[0].failed = false
+			}
+		}
+	}
+	p.a, p.lanes = a, lanes
+	for id, l := range p.links {
+		if !l.connected && !p.assigned(l) {
+			delete(p.links, id)
+		}
+	}
+	p.watch()
+}
+
+// maxUpstreams bounds how many parents of a stripe are kept.
+const maxUpstreams = 8
+
+// Assignment is what holds.
+func (p *Picker) Assignment() Assignment { return p.a }
+
+func (p *Picker) link(id NodeID) *link {
+	l := p.links[id]
+	if l == nil {
+		l = &link{id: id}
+		p.links[id] = l
+	}
+	return l
+}
+
+func (p *Picker) assigned(l *link) bool {
+	for s := range p.lanes {
+		for i := range p.lanes[s].parents {
+			if p.lanes[s].parents[i].link == l {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Connected notes that a peer is connected and serves us.
+func (p *Picker) Connected(now time.Time, id NodeID) {
+	p.clock(now)
+	l := p.link(id)
+	if !l.connected {
+		*l = link{id: id, connected: true, came: p.now}
+	}
+	p.watch()
+}
+
+// Gone notes that a peer is not connected any more, or could not be reached (Lost), or that what it sent was
+// wrong (Liar).
+func (p *Picker) Gone(now time.Time, id NodeID, why Reason) {
+	p.clock(now)
+	l := p.links[id]
+	if l == nil {
+		return
+	}
+	for s := range p.lanes {
+		for i := range p.lanes[s].parents {
+			if p.lanes[s].parents[i].link == l {
+				p.fail(s, i, why, l.rate)
+			}
+		}
+	}
+	l.connected, l.out = false, 0
+	if !p.assigned(l) {
+		delete(p.links, id)
+	}
+	p.watch()
+}
+
+// fail gives up a parent, and complains of it: of the one that the tracker has chosen always, of others only
+// that they lie.
+func (p *Picker) fail(s, i int, why Reason, rate int64) {
+	l := &p.lanes[s]
+	u := &l.parents[i]
+	u.failed = true
+	p.complain(s, i, why, rate)
+	if i == l.use {
+		p.turn(l)
+	}
+}
+
+func (p *Picker) complain(s, i int, why Reason, rate int64) {
+	u := &p.lanes[s].parents[i]
+	if u.complained || i > 0 && why != Liar {
+		return
+	}
+	u.complained = true
+	p.reports = append(p.reports, Complaint{Parent: u.id, Stripe: s, Reason: why, Rate: rate})
+}
+
+// turn chooses among the parents that have not failed: the first one that is connected, else the first.
+func (p *Picker) turn(l *lane) {
+	l.use = -1
+	for i := range l.parents {
+		u := &l.parents[i]
+		switch {
+		case u.failed:
+		case u.connected:
+			l.use = i
+			u.lag = time.Time{}
+			return
+		case l.use < 0:
+			l.use = i
+		}
+	}
+	if l.use < 0 {
+		l.use = len(l.parents)
+	}
+}
+
+// Has notes what a peer says it has of a stripe.
+func (p *Picker) Has(now time.Time, id NodeID, w Watermark) {
+	p.clock(now)
+	if l := p.links[id]; l != nil && w.Stripe >= 0 && w.Stripe < MaxStripes {
+		l.marks[w.Stripe] = max(l.marks[w.Stripe], w.Piece)
+	}
+}
+
+// Asked notes that bytes of a piece were asked of a peer.
+func (p *Picker) Asked(now time.Time, id NodeID, piece uint32, bytes int) {
+	p.clock(now)
+	l := p.links[id]
+	if l == nil {
+		return
+	}
+	if l.out <= 0 {
+		l.out, l.since, l.next = 0, p.now, piece
+		l.windowAt, l.windowGot = p.now, l.got
+	}
+	l.out += bytes
+}
+
+// Came notes that bytes of a piece came from a peer.
+func (p *Picker) Came(now time.Time, id NodeID, piece uint32, bytes int) {
+	p.clock(now)
+	l := p.links[id]
+	if l == nil {
+		return
+	}
+	if l.out > 0 {
+		last := l.came
+		if l.since.After(last) {
+			last = l.since
+		}
+		gap := p.now.Sub(last)
+		l.gap += (gap - l.gap) / 8
+	}
+	l.out = max(0, l.out-bytes)
+	l.got += int64(bytes)
+	l.came, l.next = p.now, piece
+	if d := p.now.Sub(l.windowAt); d >= rateWindow && !l.windowAt.IsZero() {
+		rate := int64(float64(l.got-l.windowGot) / d.Seconds())
+		if l.rate == 0 {
+			l.rate = rate
+		}
+		l.rate += (rate - l.rate) / 2
+		l.windowAt, l.windowGot = p.now, l.got
+	}
+}
+
+// Dropped notes that bytes that were asked for will not come: they were cancelled, refused, or came from elsewhere.
+func (p *Picker) Dropped(id NodeID, bytes int) {
+	if l := p.links[id]; l != nil {
+		l.out = max(0, l.out-bytes)
+	}
+}
+
+// rateWindow is over what time a rate is measured: some arrivals at 1 Mbit/s, little against the time in which a
+// rate changes.
+const rateWindow = 100 * time.Millisecond
+
+// From is whom to ask for a piece in bulk. false: nobody is connected that has to pass it on to us; see Planned.
+func (p *Picker) From(now time.Time, piece uint32) (id NodeID, ok bool) {
+	p.clock(now)
+	l := p.lane(piece)
+	if l == nil || l.use >= len(l.parents) {
+		return id, false
+	}
+	u := &l.parents[l.use]
+	if u.connected {
+		return u.id, true
+	}
+	if p.now.Sub(l.assigned) < dialTime {
+		return id, false
+	}
+	for i := range l.parents {
+		if u := &l.parents[i]; u.connected && !u.failed {
+			return u.id, true
+		}
+	}
+	return id, false
+}
+
+const (
+	// dialTime is how long the parent that the tracker has chosen may take until it is connected, before another
+	// one, which has its own children, is asked: a round trip of 150 ms and two wake-ups.
+	dialTime = 300 * time.Millisecond
+	// deadTime is after what time a parent that cannot be connected counts as lost, and after what time without
+	// any parent a node goes on without a plan.
+	deadTime = time.Second
+)
+
+func (p *Picker) lane(piece uint32) *lane {
+	if len(p.lanes) == 0 {
+		return nil
+	}
+	return &p.lanes[Stripe(p.g, piece, len(p.lanes))]
+}
+
+// Planned reports whether somebody is to pass the piece on to us: then nobody else is to be asked for it in bulk,
+// even when From names nobody just now. It is false without a plan, for the head of a stripe that reads it from
+// the origin, and when all parents have been lost for a second.
+func (p *Picker) Planned(piece uint32) bool {
+	l := p.lane(piece)
+	if l == nil || len(l.parents) == 0 {
+		return false
+	}
+	return l.lost.IsZero() || p.now.Sub(l.lost) < deadTime
+}
+
+// Heads reports whether this node reads a piece from the origin, so that others can have it.
+func (p *Picker) Heads(piece uint32) bool {
+	if len(p.lanes) == 0 {
+		return false
+	}
+	s := Stripe(p.g, piece, len(p.lanes))
+	return p.a.Head>>s&1 != 0 && len(p.lanes[s].parents) == 0
+}
+
+const (
+	// minRoom holds two transfers of 16 blocks, so that one is asked for while the other one arrives; maxRoom is
+	// 64 ms of a 1 GB/s link.
+	minRoom = 512 << 10
+	maxRoom = 8 << 20
+	// roomTime is how far ahead is asked: twice a round trip of 100 ms. It is more than that round trip because a
+	// parent that has nothing to send for a moment catches up afterwards.
+	roomTime = 200 * time.Millisecond
+	// partTime is how long a part may take to arrive. What has not arrived completely cannot be passed on, so a
+	// tree of ten levels adds ten times this; and each part costs a wake-up or two at both ends, 10 to 20 µs.
+	partTime = 20 * time.Millisecond
+)
+
+// Room is how many bytes may be asked of a peer now, beside what is outstanding there.
+func (p *Picker) Room(id NodeID) int {
+	l := p.links[id]
+	if l == nil || !l.connected {
+		return 0
+	}
+	ahead := minRoom + int64(float64(l.rate)*roomTime.Seconds())
+	return max(0, int(min(ahead, maxRoom))-l.out)
+}
+
+// Part is for how many blocks to ask at once, so that they arrive within about 20 ms.
+func (p *Picker) Part(id NodeID) int {
+	l := p.links[id]
+	if l == nil || l.rate == 0 {
+		return 2 // 20 ms at 13 Mbit/s
+	}
+	return max(1, min(blob.MaxBuffer, int(float64(l.rate)*partTime.Seconds()/blob.BlockSize+0.5)))
+}
+
+const (
+	// silentAfter is the least time without a block after which a parent is given up that has what it owes: above
+	// a TCP retransmission after a lost segment (RTO min 200 ms, tcp(7)).
+	silentAfter = 250 * time.Millisecond
+	// starvedAfter is the same for a parent that does not have it itself, though others do: its own parent is what
+	// is wrong, and it is about to find another one. All below it must not leave at the same time.
+	starvedAfter = 1500 * time.Millisecond
+	// slowAfter is over what time a rate is compared.
+	slowAfter = 600 * time.Millisecond
+	// leaveAfter is when a slow parent is left for another one that has more, if the tracker has not said anything
+	// by then.
+	leaveAfter = 3 * time.Second
+)
+
+// Tick looks for parents that do not deliver.
+func (p *Picker) Tick(now time.Time) {
+	p.clock(now)
+	for s := range p.lanes {
+		l := &p.lanes[s]
+		if l.use >= len(l.parents) {
+			continue
+		}
+		u := &l.parents[l.use]
+		if !u.connected {
+			if p.now.Sub(l.assigned) >= deadTime && l.use == 0 && !u.failed {
+				p.fail(s, 0, Lost, 0)
+			}
+			continue
+		}
+		p.judge(s, l, u)
+	}
+	p.watch()
+}
+
+// judge looks at a parent from which something is outstanding.
+func (p *Picker) judge(s int, l *lane, u *upstream) {
+	if u.out <= 0 || u.next >= l.end {
+		u.lag = time.Time{}
+		return
+	}
+	quiet := u.came
+	if u.since.After(quiet) {
+		quiet = u.since
+	}
+	silent := p.now.Sub(quiet)
+	// What it owes is the piece that came last, or the next one of the stripe.
+	has := u.marks[s] >= min(l.end, u.next+uint32(len(p.lanes))*Unit(p.g)+1)
+	better := p.better(l, s, u)
+	limit := max(silentAfter, 4*u.gap)
+	if !has {
+		u.lag = time.Time{}
+		if better && silent >= max(starvedAfter, 8*u.gap) {
+			p.fail(s, l.use, Slow, 0)
+		}
+		return
+	}
+	if silent >= limit && (better || silent >= 2*limit) {
+		p.complain(s, l.use, Slow, 0)
+		if better {
+			p.fail(s, l.use, Slow, 0)
+		}
+		return
+	}
+	if u.lag.IsZero() {
+		u.lag, u.lagFrom, u.lagMark = p.now, u.got, u.marks[s]
+		return
+	}
+	d := p.now.Sub(u.lag)
+	if d < slowAfter {
+		return
+	}
+	rate := int64(float64(u.got-u.lagFrom) / d.Seconds())
+	grew := int64(float64(int64(u.marks[s]-u.lagMark)*p.g.PieceLength/int64(len(p.lanes))) / d.Seconds())
+	want := grew
+	if u.marks[s] >= l.end {
+		want = u.rate
+	}
+	switch {
+	case 2*rate >= want:
+		u.lag = time.Time{} // it keeps up
+	case better && d >= leaveAfter:
+		p.fail(s, l.use, Slow, rate)
+	default:
+		p.complain(s, l.use, Slow, rate)
+	}
+}
+
+// better reports whether another parent of the stripe is connected and has more than u owes.
+func (p *Picker) better(l *lane, s int, u *upstream) bool {
+	for i := range l.parents {
+		o := &l.parents[i]
+		if o.link != u.link && o.connected && !o.failed && o.marks[s] > u.next {
+			return true
+		}
+	}
+	return false
+}
+
+// watch notes which stripes have no parent that is connected.
+func (p *Picker) watch() {
+	for s := range p.lanes {
+		l := &p.lanes[s]
+		live := false
+		for i := range l.parents {
+			live = live || l.parents[i].connected && !l.parents[i].failed
+		}
+		switch {
+		case live:
+			l.lost = time.Time{}
+		case l.lost.IsZero():
+			l.lost = p.now
+		}
+	}
+}
+
+// Complaints are what is to be told to the tracker. The list is drained.
+func (p *Picker) Complaints() []Complaint {
+	r := p.reports
+	p.reports = nil
+	return r
+}

@@ -1,0 +1,280 @@
+package relay
+
+import (
+	"slices"
+	"time"
+)
+
+// Where a member is placed:
+//
+//   - below a member with a slot free, as near to the top as there is one. The member's own zone comes first, then
+//     the zone around that, and so on: a zone becomes a subtree with few edges that lead out of it;
+//   - a member that passes this stripe on takes the place of a leaf that does not, if that is nearer to the top,
+//     and the leaf moves down. Otherwise members that come one after the other would make a tree that is as deep
+//     as a list. A leaf that is well ahead of the newcomer is left alone, so this happens at the start;
+//   - without a free slot anywhere, below the member that has the fewest children too many, as far down as
+//     possible: only its other children, which are leaves, get less;
+//   - where nobody can be taken from, the member becomes the head.
+
+// maxTries is how many candidates of a shelf are looked at: those on it are nearly all good, but when half of the
+// tree hangs in the air, half of them are not.
+const maxTries = 32
+
+// flush places all that lack a place. Where everybody is below somebody who lacks one too, it takes a second turn.
+func (p *Planner) flush() {
+	for range 3 {
+		left := len(p.todo)
+		if p.flushOnce(); len(p.todo) == 0 || len(p.todo) == left {
+			return
+		}
+	}
+}
+
+func (p *Planner) flushOnce() {
+	if len(p.todo) == 0 {
+		return
+	}
+	if !p.sourced() {
+		p.todo = slices.DeleteFunc(p.todo, func(v *vertex) bool { return p.nodes[v.ID] != v })
+		return
+	}
+	todo := p.todo
+	p.todo = nil
+	members := todo[:0]
+	for _, v := range todo {
+		v.queued = false
+		if p.nodes[v.ID] == v && !v.Source && v.Bulk {
+			members = append(members, v)
+		}
+	}
+	for _, v := range members {
+		if v.home < 0 {
+			p.settleHome(v, p.chooseHome(v))
+		}
+	}
+	for s := range p.k {
+		var lack []*vertex
+		for _, v := range members {
+			if v.trees[s].parent == nil {
+				lack = append(lack, v)
+			}
+		}
+		p.placeAll(lack, s)
+	}
+}
+
+// placeAll places vertices without a parent in one tree: those that pass it on first.
+func (p *Planner) placeAll(lack []*vertex, s int) {
+	h := p.heads[s]
+	if h.v != nil && h.v.trees[s].parent == nil {
+		p.feed(h.v, s)
+	}
+	if h.v == nil && len(lack) > 0 && !p.alternative() {
+		p.crown(p.heir(lack, s), s)
+	}
+	for pass := range 2 {
+		for _, v := range lack {
+			inner := v.home == s && v.slots > 0 || len(v.trees[s].children) > 0
+			if inner != (pass == 0) || v == h.v || v.trees[s].parent != nil {
+				continue
+			}
+			p.place(v, s)
+		}
+	}
+}
+
+// alternative reports whether there is a source that need not be spared.
+func (p *Planner) alternative() bool {
+	return slices.ContainsFunc(p.sources, func(v *vertex) bool { return !p.restricted(v) && p.trusted(v) })
+}
+
+// chooseHome is the stripe that lacks slots most, where v stands.
+func (p *Planner) chooseHome(v *vertex) int {
+	for i := len(v.zones) - 1; i >= 0; i-- {
+		best, same := 0, true
+		for s := 1; s < p.k; s++ {
+			if a, b := v.zones[i].trees[s].free, v.zones[i].trees[best].free; a != b {
+				same = false
+				if a < b {
+					best = s
+				}
+			}
+		}
+		if !same {
+			return best
+		}
+	}
+	return int(p.gen+int64(len(p.nodes))) % p.k
+}
+
+// place gives v a parent in the tree of s, or makes it the head.
+func (p *Planner) place(v *vertex, s int) {
+	if p.takeOver(v, s) || p.settle(v, s) {
+		return
+	}
+	for c := full0; c < classes; c++ {
+		for i := len(v.zones) - 1; i >= 0; i-- {
+			if c == costly && p.heads[s].v == nil {
+				break // to be the head is the same, and has a name
+			}
+			if u := p.scan(&v.zones[i].trees[s].acc[c], v, s, true, maxTries); u != nil {
+				p.attach(v, s, u)
+				return
+			}
+		}
+	}
+	for c := spare; c < costly; c++ { // what was overlooked because of maxTries
+		if u := p.scan(&p.world.trees[s].acc[c], v, s, true, len(p.nodes)); u != nil {
+			p.attach(v, s, u)
+			return
+		}
+	}
+	if p.heads[s].v == nil {
+		p.crown(v, s)
+		return
+	}
+	// Nobody trustworthy is left that is not below v itself: it is tried again when anything has happened.
+	p.queue(v)
+}
+
+// takeOver makes v the head, when the head is that of another stripe too, for which nobody else was there, and
+// has nothing yet that would have to be read twice.
+func (p *Planner) takeOver(v *vertex, s int) bool {
+	old := p.heads[s].v
+	if old == nil || v.home != s || v.slots == 0 || !p.trusted(v) || p.crowns(v) > 0 || p.crowns(old) < 2 || old.home == s || old.trees[s].upto > v.trees[s].upto {
+		return false
+	}
+	p.detach(old, s)
+	p.crown(v, s)
+	p.place(old, s)
+	return true
+}
+
+// settle finds v a parent with a slot to spare.
+func (p *Planner) settle(v *vertex, s int) bool {
+	for i := len(v.zones) - 1; i >= 0; i-- {
+		t := &v.zones[i].trees[s]
+		u := p.scan(&t.acc[spare], v, s, false, maxTries)
+		if u == nil {
+			u = p.scan(&t.acc[foreign], v, s, false, maxTries)
+		}
+		if v.home == s && v.slots > 0 {
+			if leaf := p.scanLeaf(&t.leaf, v, s, u); leaf != nil {
+				p.displace(leaf, v, s)
+				return true
+			}
+		}
+		if u != nil {
+			p.attach(v, s, u)
+			return true
+		}
+	}
+	return false
+}
+
+// displace puts v into the place of a leaf, and the leaf elsewhere.
+func (p *Planner) displace(leaf, v *vertex, s int) {
+	parent := leaf.trees[s].parent
+	p.detach(leaf, s)
+	p.attach(v, s, parent)
+	p.place(leaf, s)
+}
+
+// scan looks through a shelf for a parent of v, from the top or from the bottom. Candidates that are not behind v
+// are preferred.
+func (p *Planner) scan(sh *shelf, v *vertex, s int, deepest bool, tries int) (second *vertex) {
+	if sh.n == 0 {
+		return nil
+	}
+	need := v.trees[s].upto
+	need -= min(need, p.slack())
+	for i := range sh.rows {
+		if deepest {
+			i = len(sh.rows) - 1 - i
+		}
+		for _, u := range slices.Backward(sh.rows[i]) {
+			if tries--; tries < 0 {
+				return second
+			}
+			if u == v || p.shuns(v, u.ID) || !p.reaches(u, s, v) {
+				continue
+			}
+			if u.trees[s].upto >= need {
+				return u
+			}
+			if second == nil {
+				second = u
+			}
+		}
+	}
+	return second
+}
+
+// scanLeaf looks for a leaf whose place is nearer to the top than one below instead, and that v may take.
+func (p *Planner) scanLeaf(sh *shelf, v *vertex, s int, instead *vertex) *vertex {
+	if sh.n == 0 {
+		return nil
+	}
+	limit, tries := maxRow, maxTries
+	if instead != nil {
+		limit = min(limit, instead.trees[s].depth)
+	}
+	reach := v.trees[s].upto + p.slack()
+	for row := 0; row < len(sh.rows) && row <= limit; row++ {
+		for _, leaf := range slices.Backward(sh.rows[row]) {
+			if tries--; tries < 0 {
+				return nil
+			}
+			parent := leaf.trees[s].parent
+			if leaf != v && leaf.trees[s].upto <= reach && !p.shuns(v, parent.ID) && p.trusted(parent) && p.reaches(parent, s, v) {
+				return leaf
+			}
+		}
+	}
+	return nil
+}
+
+// slack is by how many pieces one member may be behind another and still count as level with it: what a stripe
+// brings in a second, and at least two turns of it.
+func (p *Planner) slack() uint32 {
+	turn := Unit(p.g) * uint32(p.k)
+	return max(2*turn, uint32(min(int64(p.pieces), p.rate.observed()/max(1, p.g.PieceLength))))
+}
+
+// shunFor is how long a node is not given a parent again that it complained of: long enough for a blob of usual
+// size, short enough for a network that was cut to be used again when it has healed.
+const shunFor = 30 * time.Second
+
+// maxShunned is how many parents a node remembers that it could not take from.
+const maxShunned = 8
+
+// shunned is a parent that a node complained of.
+type shunned struct {
+	id    NodeID
+	until time.Time
+}
+
+func (p *Planner) shuns(v *vertex, id NodeID) bool {
+	for _, s := range v.shunned {
+		if s.id == id && s.until.After(p.now) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Planner) shun(v *vertex, id NodeID) {
+	n := shunned{id, p.now.Add(shunFor)}
+	for i, s := range v.shunned {
+		if s.id == id || !s.until.After(p.now) {
+			v.shunned[i] = n
+			return
+		}
+	}
+	if len(v.shunned) < maxShunned {
+		v.shunned = append(v.shunned, n)
+		return
+	}
+	copy(v.shunned, v.shunned[1:])
+	v.shunned[maxShunned-1] = n
+}
