@@ -14,7 +14,7 @@ import (
 type Config struct {
 	State       string        // directory of the cache, the control socket and the log
 	Listen      string        // host:port of the peer wire; port 0 takes any free one
-	Trackers    []string      // announce URLs, tried in order; none: no swarm but the peers that are named
+	Trackers    []string      // announce URLs, or srv:NAME; none: no swarm but the peers that are named
 	Zone        string        // where this machine stands, most significant part first: region/zone/rack/host
 	Role        string        // Peer or Seed
 	LogLevel    slog.Level    // least level that is logged

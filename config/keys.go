@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -170,9 +169,8 @@ func trackers(to *[]string, v any) error {
 		if s == "" && len(all) == 1 {
 			break // an empty value switches off what a lower layer named
 		}
-		u, err := url.Parse(s)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			return fmt.Errorf("%q is not a tracker URL, such as http://HOST:PORT/announce", s)
+		if err := tracker.CheckURL(s); err != nil {
+			return err
 		}
 		urls = append(urls, s)
 	}

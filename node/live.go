@@ -41,6 +41,7 @@ type live struct {
 	patience patience
 	strict   bool
 	trackers []string
+	named    int             // how many of trackers the user named; the others came with the source
 	ctx      context.Context // ends when the blob is closed
 	cancel   context.CancelFunc
 	alone    bool  // nobody can ever ask for it again
@@ -73,6 +74,7 @@ type wanted struct {
 	patience patience
 	strict   bool
 	trackers []string
+	named    int // how many of trackers came not with the source
 	limit    *fetch.RateLimit
 	source   string // as the user wrote it, to ask the origin again
 	options  control.Options
@@ -82,6 +84,7 @@ type wanted struct {
 // want reads the options of a request.
 func (n *Node) want(source string, o control.Options, f found) (w wanted, err error) {
 	w = wanted{patience: n.patienceOf(o), strict: o.Strict || n.cfg.Strict, trackers: n.trackersOf(o, f), source: source, options: o}
+	w.named = len(n.trackersOf(o, found{}))
 	w.fill, err = n.fillOf(o)
 	return w, err
 }
@@ -161,7 +164,7 @@ func (l *live) compare(w wanted) (warnings []string, err error) {
 // open builds the parts of a blob in order: store, swarm, tracker, fetch. After an error the parts that were
 // built are closed by release.
 func (n *Node) open(l *live, f found, w wanted) error {
-	l.fill, l.patience, l.strict, l.trackers = w.fill, w.patience, w.strict, w.trackers
+	l.fill, l.patience, l.strict, l.trackers, l.named = w.fill, w.patience, w.strict, w.trackers, w.named
 	l.ctx, l.cancel = context.WithCancel(n.ctx)
 	l.alone = f.alone
 	var err error
@@ -259,7 +262,7 @@ func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (j
 	if len(l.trackers) > 0 {
 		addr := n.swarm.Addr()
 		o := tracker.SessionOptions{
-			Trackers: l.trackers, Key: key, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr),
+			Trackers: l.trackers[:l.named], Others: l.trackers[l.named:], Key: key, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr),
 			Geometry: l.store.Geometry(), Log: n.log, Store: l.store, Strict: l.strict,
 			OnPeers: func(peers []netip.AddrPort) { t.AddPeers(peers...) },
 			OnRoots: func() { t.RootsChanged(); wake() },

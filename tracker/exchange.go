@@ -12,6 +12,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -116,7 +117,15 @@ const maxTold = 1 << 16
 
 // announceOnly speaks BEP 3 with a tracker that does not plan, until it fails or ctx ends. The state is None:
 // there are peers to ask, and nobody who schedules.
-func (s *Session) announceOnly(ctx context.Context, e endpoint) (answeredOnce bool, err error) {
+func (s *Session) announceOnly(ctx context.Context, e endpoint, plain map[string]bool) (answeredOnce bool, err error) {
+	child, cancel := context.WithCancel(ctx)
+	home := make(chan struct{}, 1)
+	var scout sync.WaitGroup
+	scout.Go(func() { s.lookHome(child, e, plain, home) })
+	defer func() {
+		cancel()
+		scout.Wait()
+	}()
 	event := "started"
 	told := map[netip.AddrPort]bool{}
 	whole := s.left() == 0
@@ -148,13 +157,22 @@ func (s *Session) announceOnly(ctx context.Context, e endpoint) (answeredOnce bo
 		if len(fresh) > 0 && s.o.OnPeers != nil {
 			s.o.OnPeers(fresh)
 		}
-		if sleep(ctx, min(max(reply.interval, 5*time.Second), 30*time.Minute)); ctx.Err() != nil {
+		again := time.NewTimer(min(max(reply.interval, 5*time.Second), 30*time.Minute))
+		select {
+		case <-again.C:
+		case <-home:
+			err = errHome
+		case <-ctx.Done():
+			err = errClosed
+		}
+		again.Stop()
+		if err != nil {
 			bye, cancel := context.WithTimeout(context.Background(), stopLimit)
 			defer cancel()
 			if _, err := s.announce(bye, e, "stopped"); err != nil {
 				s.log.Debug("tracker was not told that we leave; it will find out", "tracker", e.shown, "err", err)
 			}
-			return true, errClosed
+			return true, err
 		}
 		if !whole && s.left() == 0 {
 			whole, event = true, "completed"

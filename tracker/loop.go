@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,8 +15,11 @@ import (
 	"github.com/pantala/pantala/blob"
 )
 
-// errHome says that a tracker earlier in the list answers again.
-var errHome = errors.New("an earlier tracker of the list answers again")
+// errHome says that a tracker that is preferred to the one in use answers again.
+var errHome = errors.New("a tracker that is preferred answers again")
+
+// errLate says that a tracker has not answered in time, and that there is another one.
+var errLate = fmt.Errorf("%w: it has not answered within %v", blob.ErrUnavailable, lateAfter)
 
 // errClosed ends a session.
 var errClosed = fmt.Errorf("%w: tracker session", blob.ErrClosed)
@@ -26,33 +30,59 @@ func (s *Session) run(ctx context.Context) {
 	defer cancel()
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval, retry.Multiplier, retry.RandomizationFactor = firstRetry, lastRetry, 2, 0.5
-	failed := 0 // trackers in a row
-	for at := 0; ctx.Err() == nil; {
-		e := s.urls[at]
-		answered, err := s.live(ctx, e, at)
-		if errors.Is(err, errNoPlan) {
-			answered, err = s.announceOnly(ctx, e)
+	failed, plain := map[string]bool{}, map[string]bool{} // trackers that failed in a row; that do not plan
+	for ctx.Err() == nil {
+		s.dir.refresh(ctx, time.Now())
+		list := s.dir.order()
+		at := slices.IndexFunc(list, func(e endpoint) bool { return !failed[e.shown] && !plain[e.shown] })
+		if at < 0 {
+			at = slices.IndexFunc(list, func(e endpoint) bool { return !failed[e.shown] })
+		}
+		if at < 0 { // all have, or there are none
+			clear(failed)
+			clear(plain)
+			if len(list) == 0 {
+				s.unresolved()
+			}
+			s.answered()
+			sleep(ctx, min(retry.NextBackOff(), lastRetry))
+			continue
+		}
+		e := list[at]
+		answered, err := false, errNoPlan
+		if !plain[e.shown] {
+			answered, err = s.live(ctx, e, len(list) > len(failed)+1, plain)
+		}
+		switch {
+		case errors.Is(err, errNoPlan) && !plain[e.shown]:
+			plain[e.shown] = true // perhaps another one plans
+			continue
+		case errors.Is(err, errNoPlan):
+			answered, err = s.announceOnly(ctx, e, plain)
 		}
 		if answered {
-			failed = 0
+			clear(failed)
 			retry.Reset()
 		}
 		switch {
 		case ctx.Err() != nil:
 			continue
 		case errors.Is(err, errHome):
-			at = 0
+			clear(failed)
+			clear(plain)
 			continue
 		}
-		failed++
+		failed[e.shown] = true
 		s.dead(e, err)
-		at = (at + 1) % len(s.urls)
-		if failed >= len(s.urls) {
-			s.answered()
-			sleep(ctx, min(retry.NextBackOff(), lastRetry))
-		}
 	}
 	s.show(&view{state: Dead})
+}
+
+// unresolved notes that no tracker is known.
+func (s *Session) unresolved() {
+	s.mu.Lock()
+	s.status.LastError = "no tracker is known yet: looking up the SRV records failed"
+	s.mu.Unlock()
 }
 
 // sleep waits for d or the end of ctx.
@@ -113,7 +143,8 @@ func (s *Session) lane(ctx context.Context, e endpoint, in <-chan *planRequest, 
 
 // live speaks with one tracker until it fails or ctx ends: a full report, then a poll that is always
 // outstanding and reports beside it.
-func (s *Session) live(ctx context.Context, e endpoint, at int) (answeredOnce bool, err error) {
+// others: there is another one to go to. plain are trackers that do not plan.
+func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[string]bool) (answeredOnce bool, err error) {
 	child, cancel := context.WithCancel(ctx)
 	var lanes sync.WaitGroup
 	reports, polls := make(chan *planRequest, 1), make(chan *planRequest, 1)
@@ -121,9 +152,7 @@ func (s *Session) live(ctx context.Context, e endpoint, at int) (answeredOnce bo
 	home := make(chan struct{}, 1)
 	lanes.Go(func() { s.lane(child, e, reports, reported) })
 	lanes.Go(func() { s.lane(child, e, polls, polled) })
-	if at > 0 {
-		lanes.Go(func() { s.lookHome(child, home) })
-	}
+	lanes.Go(func() { s.lookHome(child, e, plain, home) })
 	defer func() {
 		cancel()
 		close(reports)
@@ -137,13 +166,14 @@ func (s *Session) live(ctx context.Context, e endpoint, at int) (answeredOnce bo
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	s.introduce()
-	var reporting, polling bool
+	var reporting, polling, late bool
 	var last lastSent
 	for {
 		if !reporting {
 			if q, when := s.due(time.Now(), &last); q != nil {
 				reports <- q
-				reporting = true
+				reporting, late = true, false
+				timer.Reset(lateAfter)
 			} else {
 				timer.Reset(time.Until(when))
 			}
@@ -161,6 +191,12 @@ func (s *Session) live(ctx context.Context, e endpoint, at int) (answeredOnce bo
 		case <-s.kick:
 			continue
 		case <-timer.C:
+			if reporting && !late {
+				if late = true; others {
+					return answeredOnce, errLate
+				}
+				s.show(&view{state: Dead}) // until it answers: nobody waits for it
+			}
 			continue
 		case a = <-reported:
 			reporting = false
@@ -308,19 +344,40 @@ func (s *Session) contradict(piece uint32) {
 	s.o.Store.DropClaim(piece)
 }
 
-// lookHome asks the first tracker of the list, now and then, whether it answers again.
-func (s *Session) lookHome(ctx context.Context, home chan<- struct{}) {
+// lookHome asks, now and then, the trackers that are preferred to e whether they answer again, and looks the list
+// up anew. plain are those that do not plan; any other one is preferred to them. The caller changes neither the
+// directory nor plain meanwhile.
+func (s *Session) lookHome(ctx context.Context, e endpoint, plain map[string]bool, home chan<- struct{}) {
+	if len(s.dir.names) == 0 && len(s.dir.static) == 1 {
+		return
+	}
 	for {
-		if sleep(ctx, homeAfter); ctx.Err() != nil {
+		// Not all nodes at once: a swarm moves within homeAfter and a half.
+		sleep(ctx, homeAfter/2+rand.N(homeAfter))
+		if ctx.Err() != nil {
 			return
 		}
-		// A goodbye of somebody who was never there changes nothing, and is answered.
-		q := &planRequest{key: s.o.Key, peer: s.o.PeerID, geometry: s.o.Geometry, stop: true}
-		if _, err := s.exchange(ctx, s.urls[0], q); err == nil {
-			signal(home)
-			return
+		s.dir.refresh(ctx, time.Now())
+		for _, other := range s.dir.order() {
+			if other.shown == e.shown && !plain[e.shown] {
+				break
+			}
+			if !plain[other.shown] && s.there(ctx, other) {
+				signal(home)
+				return
+			}
 		}
 	}
+}
+
+// there reports whether a tracker answers, and plans.
+func (s *Session) there(ctx context.Context, e endpoint) bool {
+	ctx, cancel := context.WithTimeout(ctx, lateAfter)
+	defer cancel()
+	// A goodbye of somebody who was never there changes nothing, and is answered.
+	q := &planRequest{key: s.o.Key, peer: s.o.PeerID, geometry: s.o.Geometry, stop: true}
+	_, err := s.exchange(ctx, e, q)
+	return err == nil
 }
 
 // leave says goodbye, so that our leases are free at once.

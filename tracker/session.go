@@ -57,10 +57,12 @@ func (s State) String() string {
 
 // SessionOptions configures a Session. Key, PeerID, Geometry and Store are required.
 type SessionOptions struct {
-	// Trackers are announce URLs ("http://host:port/announce"; a bare "http://host:port" gets /announce). The
-	// first one that answers is used; a later one only while those before it fail.
+	// Trackers are announce URLs ("http://host:port/announce"; a bare "http://host:port" gets /announce), or
+	// srv:NAME for those that DNS names. One is used at a time: see directory.go.
 	Trackers []string
-	Key      [20]byte // of the swarm: see [blob.ID.Key]
+	Others   []string  // trackers to use when none of Trackers answers
+	Lookup   LookupSRV // nil: the system's resolver
+	Key      [20]byte  // of the swarm: see [blob.ID.Key]
 	PeerID   [20]byte
 	Port     int    // of our peer wire; 0: cannot be reached
 	IP       string // where others reach us; "": the address that the tracker sees
@@ -97,7 +99,8 @@ const (
 	lastRetry     = 5 * time.Second        // … and where it stops growing
 	stopLimit     = time.Second            // for saying goodbye
 	orphanFor     = 2 * time.Second        // how long a place in the trees outlives the tracker that gave it, when another one has none
-	homeAfter     = 30 * time.Second       // how often a session on a later tracker looks for the first
+	homeAfter     = 5 * time.Second        // how often a session looks for a tracker that it prefers: it is there again, and the swarm with it, within 10 s
+	lateAfter     = 800 * time.Millisecond // after this a tracker that has not answered is counted as dead; if there is another one, that is used
 )
 
 // Session speaks with the tracker about one blob: it reports what is here, fetches roots, peers and leases, and
@@ -106,8 +109,8 @@ type Session struct {
 	o      SessionOptions
 	log    *slog.Logger
 	client *http.Client
-	own    bool // client is ours to close
-	urls   []endpoint
+	own    bool       // client is ours to close
+	dir    *directory // owned by the session's goroutine, or by lookHome while that runs
 	pieces uint32
 
 	view   atomic.Pointer[view] // what State, Mine and Held answer
@@ -195,16 +198,7 @@ func NewSession(o SessionOptions) *Session {
 	}
 	s.status.Zone = s.out.zone
 	var bad error
-	for _, raw := range o.Trackers {
-		e, err := parseEndpoint(raw)
-		if err != nil {
-			s.log.Warn("tracker is not used", "err", err)
-			bad = err
-			continue
-		}
-		s.urls = append(s.urls, e)
-	}
-	if len(s.urls) == 0 {
+	if s.dir, bad = newDirectory(o.Key, o.Trackers, o.Others, o.Lookup, s.log); s.dir.empty() {
 		if bad != nil {
 			s.status.LastError = bad.Error()
 		}
@@ -213,7 +207,9 @@ func NewSession(o SessionOptions) *Session {
 		return s
 	}
 	s.view.Store(&view{state: Dead})
-	s.status.URL = s.urls[0].shown
+	if list := s.dir.order(); len(list) > 0 {
+		s.status.URL = list[0].shown
+	}
 	if s.client == nil {
 		s.own = true
 		dialer := net.Dialer{Timeout: dialLimit}

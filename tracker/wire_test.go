@@ -386,25 +386,38 @@ func TestForgottenByTracker(t *testing.T) {
 	})
 }
 
+// TestListOfTrackers: the tracker that is first for the swarm is used, whatever the order of the list; another one
+// while it is down; and it again when it is back.
 func TestListOfTrackers(t *testing.T) {
 	bubble(t, func(t *testing.T, w *wire, s *Server) {
 		second := NewServer(ServerOptions{})
 		defer second.Close()
-		w.set("one", s, down)
+		urls := []string{"http://one/announce", "http://two/x/announce"}
+		d, err := newDirectory(key{1}, urls, nil, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		order := d.order()
+		home, away := order[0], order[1]
+		w.set("one", s, up)
 		w.set("two", second, up)
-		p := attend(t, w, 1, func(o *SessionOptions) { o.Trackers = []string{"http://one/announce", "http://two/x/announce"} })
-		if st := p.Status(); st.State != "solo" || st.URL != "http://two/x/announce" {
+		w.set(home.announce.Host, nil, down)
+		p := attend(t, w, 1, func(o *SessionOptions) { o.Trackers = urls })
+		if st := p.Status(); st.State != "solo" || st.URL != away.shown {
 			t.Fatalf("status %+v", st)
 		}
-		if log := w.seen("two"); log[0].path != "/x/plan" {
-			t.Errorf("plan at %s", log[0].path)
+		for _, r := range w.seen("two") {
+			if r.path != "/x/plan" {
+				t.Errorf("plan at %s", r.path)
+			}
 		}
-		w.set("one", s, up)
-		time.Sleep(homeAfter + time.Second)
-		if st := p.Status(); st.State != "solo" || st.URL != "http://one/announce" {
+		w.seen(away.announce.Host)
+		w.set(home.announce.Host, map[string]*Server{"one": s, "two": second}[home.announce.Host], up)
+		time.Sleep(2 * homeAfter)
+		if st := p.Status(); st.State != "solo" || st.URL != home.shown {
 			t.Errorf("after the first is back: %+v", st)
 		}
-		if log := w.seen("two"); !log[len(log)-1].plan.stop {
+		if log := w.seen(away.announce.Host); !log[len(log)-1].plan.stop {
 			t.Error("the second was not told")
 		}
 		close2(t, p)

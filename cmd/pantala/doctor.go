@@ -89,7 +89,11 @@ func examine(ctx context.Context, c config.Config) []check {
 		return append(checks, check{"tracker", "ok", "none configured: blobs are fetched from their origin and named peers only", ""})
 	}
 	for _, t := range c.Trackers {
-		checks = append(checks, checkTracker(ctx, t))
+		if name, ok := strings.CutPrefix(t, "srv:"); ok {
+			checks = append(checks, checkNamed(ctx, name)...)
+		} else {
+			checks = append(checks, checkTracker(ctx, t))
+		}
 	}
 	return append(checks, checkReachable(c)...)
 }
@@ -238,6 +242,23 @@ func checkTracker(ctx context.Context, announce string) check {
 	}
 	resp.Body.Close()
 	return check{"tracker", "ok", fmt.Sprintf("%s answers after %v", u.Host, time.Since(start).Round(100*time.Microsecond)), ""}
+}
+
+// checkNamed looks at the trackers that DNS names.
+func checkNamed(ctx context.Context, name string) (checks []check) {
+	limited, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, records, err := net.DefaultResolver.LookupSRV(limited, "", "", name)
+	if err == nil && len(records) == 0 {
+		err = errors.New("no records")
+	}
+	if err != nil {
+		return []check{{"tracker", "fail", fmt.Sprintf("the SRV records of %s cannot be looked up (%v)", name, err), "check the name with: dig SRV " + name + "; reads go on without it"}}
+	}
+	for _, r := range records {
+		checks = append(checks, checkTracker(ctx, "http://"+net.JoinHostPort(strings.TrimSuffix(r.Target, "."), strconv.Itoa(int(r.Port)))+"/announce"))
+	}
+	return checks
 }
 
 // checkReachable warns when trackers would hand out an address that others cannot connect to.

@@ -60,7 +60,7 @@ func (a *app) root() *cobra.Command {
 	f.SortFlags = false
 	f.String("state", "", "directory of cache, control socket and log (default "+config.Default(a.uid, os.Getenv).State+")")
 	f.String("listen", "", "address that peers connect to, HOST:PORT; port 0 takes a free one (default 127.0.0.1:0)")
-	f.String("tracker", "", "announce URLs of trackers, separated by commas")
+	f.String("tracker", "", "announce URLs of trackers, or srv:_NAME._tcp.DOMAIN for those that DNS names, separated by commas")
 	f.String("config", "", "configuration file (default /etc/pantala/config.yaml, if it is there)")
 	f.String("log-level", "", "debug, info, warn or error (default info)")
 	root.AddGroup(
