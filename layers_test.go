@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"mmap", "relay", "bencode"},       // mapped regions; who passes what on to whom; the encoding of BEP 3
 	{"metainfo"},                       // what a .torrent and a magnet link say
 	{"peerwire", "tracker", "blockio"}, // the wire, the scheduler, the disk
-	{"swarm", "origin"},                // the two kinds of source; fetch sees both through blob.Source
+	{"swarm", "origin", "discovery"},   // the two kinds of source; fetch sees both through blob.Source. Peers without a tracker
 	{"fetch"},                          // makes absent blocks present
 	{"fs", "control"},                  // the doors: the kernel's, and the command line's
 	{"config"},                         // settings; see onlyFrom
@@ -53,7 +53,7 @@ var fence = []struct {
 	{"github.com/hanwen/go-fuse/v2", []string{"fs"}, nil, "ProtocolServer is experimental: one room to change when it changes"},
 	{"github.com/klauspost/compress", []string{"codec"}, nil, "decompression belongs to codec"},
 	{"github.com/pierrec/lz4", []string{"codec"}, nil, "decompression belongs to codec"},
-	{"golang.org/x/sys", []string{"mmap", "blockio", "fs", "swarm", "peerwire", "node", "cmd", "e2e", "bench"}, nil, "system calls stay in rooms that speak to the kernel"},
+	{"golang.org/x/sys", []string{"mmap", "blockio", "fs", "swarm", "peerwire", "discovery", "node", "cmd", "e2e", "bench"}, nil, "system calls stay in rooms that speak to the kernel"},
 	{"github.com/anacrolix/torrent/bencode", []string{"peerwire", "tracker", "swarm"}, []string{"blob", "e2e", "bench"}, "blob stays on the standard library"},
 	{"github.com/anacrolix/torrent/metainfo", []string{"swarm", "node", "cmd"}, []string{"blob", "peerwire", "tracker", "e2e", "bench"}, "torrent files are read where a torrent is opened"},
 	{"github.com/anacrolix/torrent/merkle", nil, []string{"blob", "swarm", "peerwire"}, "an oracle for our own tree, in tests"},
