@@ -1,7 +1,6 @@
 package peerwire
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"github.com/anacrolix/torrent/bencode"
@@ -111,24 +110,4 @@ func ParsePEX(body []byte) (x PEX, err error) {
 		}
 	}
 	return x, nil
-}
-
-// AppendCompact appends an address as 4 or 16 bytes and the port (BEP 5, 7, 11, 23).
-func AppendCompact(b []byte, a netip.AddrPort) []byte {
-	return binary.BigEndian.AppendUint16(append(b, a.Addr().Unmap().AsSlice()...), a.Port())
-}
-
-// ParseCompact reads an address of 6 or 18 bytes. The zero value says that nobody can be reached there: port 0,
-// no address at all, or one of a group.
-func ParseCompact(b []byte) netip.AddrPort {
-	if len(b) != 6 && len(b) != 18 {
-		return netip.AddrPort{}
-	}
-	n := len(b) - 2
-	ip, _ := netip.AddrFromSlice(b[:n])
-	port := binary.BigEndian.Uint16(b[n:])
-	if ip = ip.Unmap(); port == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(ip, port)
 }

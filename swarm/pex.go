@@ -130,7 +130,7 @@ func (l *loop) tellPeer(p *peer, known map[netip.AddrPort]peerwire.PEXFlags) boo
 	var m peerwire.PEX
 	more := false
 	for a, flags := range known {
-		if _, told := x.told[a]; told || a == self || scope(a.Addr()) > scope(p.addr.Addr()) {
+		if _, told := x.told[a]; told || a == self || peerwire.Scope(a.Addr()) > peerwire.Scope(p.addr.Addr()) {
 			continue
 		}
 		if more = len(m.Added) == peerwire.MaxPEX; more {
@@ -180,7 +180,7 @@ func (p *peer) pexCame(body []byte) error {
 	from := p.addr.Addr()
 	addrs := make([]netip.AddrPort, 0, len(x.Added))
 	for _, a := range x.Added {
-		if scope(a.Addr.Addr()) <= scope(from) {
+		if peerwire.Scope(a.Addr.Addr()) <= peerwire.Scope(from) {
 			addrs = append(addrs, a.Addr)
 		}
 	}
@@ -196,17 +196,4 @@ func (e hearsay) apply(l *loop) {
 		l.book.hear(netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), e.src, at)
 	}
 	l.dial(at)
-}
-
-// scope says how far an address means the same host: 0 everywhere, 1 in one site, 2 on one machine. Somebody
-// far away who names a nearer address would make us connect to a host of our own network, so a peer is told of,
-// and believed about, addresses that reach at least as far as its own.
-func scope(a netip.Addr) int {
-	switch {
-	case a.IsLoopback():
-		return 2
-	case a.IsPrivate(), a.IsLinkLocalUnicast():
-		return 1
-	}
-	return 0
 }
