@@ -248,7 +248,8 @@ func (p *Picker) Came(now time.Time, id NodeID, piece uint32, bytes int) {
 }
 
 // Dropped notes that bytes that were asked for will not come: they were cancelled, refused, or came from elsewhere.
-func (p *Picker) Dropped(id NodeID, bytes int) {
+func (p *Picker) Dropped(now time.Time, id NodeID, piece uint32, bytes int) {
+	p.clock(now)
 	if l := p.links[id]; l != nil {
 		l.out = max(0, l.out-bytes)
 	}

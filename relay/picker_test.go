@@ -155,7 +155,7 @@ func TestRoomAndPart(t *testing.T) {
 	} {
 		p := world(t)
 		stream(p, 1, 0, 2*time.Second, c.rate, map[int]func(time.Duration) uint32{1: paced(c.rate)})
-		p.Dropped(id(1), 1<<40)
+		p.Dropped(start, id(1), 0, 1<<40)
 		if part, room := p.Part(id(1)), p.Room(id(1)); part != c.part || room < c.room*9/10 || room > c.room*11/10 {
 			t.Errorf("at %d B/s: parts of %d, room for %d", c.rate, part, room)
 		}
@@ -180,7 +180,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 			p.Planned(piece)
 			p.Asked(at, id, piece, p.Part(id)*16<<10+p.Room(id)&1)
 			p.Came(at, id, piece, 16<<10)
-			p.Dropped(id, 1<<20)
+			p.Dropped(at, id, piece, 1<<20)
 			p.Has(at, id, Watermark{0, piece})
 		}
 		p.Tick(at)

@@ -141,7 +141,13 @@ func (p *Planner) place(v *vertex, s int) {
 // has nothing yet that would have to be read twice.
 func (p *Planner) takeOver(v *vertex, s int) bool {
 	old := p.heads[s].v
-	if old == nil || v.home != s || v.slots == 0 || !p.trusted(v) || p.crowns(v) > 0 || p.crowns(old) < 2 || old.home == s || old.trees[s].upto > v.trees[s].upto {
+	if old != nil && p.origin && v.Prefer && !old.Prefer && p.trusted(v) && old.trees[s].upto <= v.trees[s].upto+p.slack() {
+		p.detach(old, s)
+		p.crown(v, s)
+		p.place(old, s)
+		return true
+	}
+	if old == nil || p.origin && old.Prefer || v.home != s || v.slots == 0 || !p.trusted(v) || p.crowns(v) > 0 || p.crowns(old) < 2 || old.home == s || old.trees[s].upto > v.trees[s].upto {
 		return false
 	}
 	p.detach(old, s)

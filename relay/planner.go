@@ -184,7 +184,7 @@ func (p *Planner) OriginIsSource(yes bool) {
 	}
 }
 
-// Progress notes how far a member is. A watermark never goes back, except by Put of a source that is none any more.
+// Progress notes how far a member is.
 func (p *Planner) Progress(now time.Time, id NodeID, w []Watermark) {
 	p.clock(now)
 	v := p.nodes[id]
@@ -195,14 +195,15 @@ func (p *Planner) Progress(now time.Time, id NodeID, w []Watermark) {
 		if m.Stripe < 0 || m.Stripe >= p.k {
 			continue
 		}
-		b := &v.trees[m.Stripe]
-		if upto := min(m.Piece, p.pieces); upto > b.upto {
+		b, upto := &v.trees[m.Stripe], min(m.Piece, p.pieces)
+		if upto > b.upto {
 			if h := p.heads[m.Stripe]; h.v == v {
 				h.patient = p.stall
 				p.rate.note(m.Stripe, upto, p.g.PieceLength, p.now)
 			}
-			b.upto, b.moved = upto, p.now
+			b.moved = p.now
 		}
+		b.upto = upto // less than before when it has lost what it had
 	}
 }
 

@@ -96,8 +96,9 @@ func TestRandomEvents(t *testing.T) {
 			case 0, 1, 2, 3:
 				p.Put(now, Member{
 					ID: who, Source: rapid.IntRange(0, 9).Draw(t, "source") == 0, Bulk: rapid.IntRange(0, 9).Draw(t, "bulk") > 0,
-					Zone: rapid.SampledFrom([]string{"", "eu/a/1", "eu/a/2", "eu/b/1/h/x", "us"}).Draw(t, "zone"),
-					Up:   rapid.SampledFrom([]int64{0, 0, 500_000, 5_000_000, 50_000_000}).Draw(t, "up"),
+					Zone:   rapid.SampledFrom([]string{"", "eu/a/1", "eu/a/2", "eu/b/1/h/x", "us"}).Draw(t, "zone"),
+					Prefer: rapid.IntRange(0, 9).Draw(t, "prefer") == 0,
+					Up:     rapid.SampledFrom([]int64{0, 0, 1, 500_000, 5_000_000, 50_000_000}).Draw(t, "up"),
 				})
 			case 4:
 				p.Remove(now, who)

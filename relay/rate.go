@@ -90,6 +90,9 @@ const maxSlots = 64
 // believeFor is how long a complaint about somebody's rate counts, when nothing newer is known.
 const believeFor = time.Minute
 
+// leastUp is what somebody must be able to send, in bytes per second, to be a parent at all: one block.
+const leastUp = 16 << 10
+
 // slotsFor is how many children v can feed at the rate of a stripe. An uplink that is short of an eighth of what
 // one more would take still gets that one: rates are not measured more exactly.
 func (p *Planner) slotsFor(v *vertex) int {
@@ -97,7 +100,12 @@ func (p *Planner) slotsFor(v *vertex) int {
 	if v.est > 0 && p.now.Sub(v.estAt) < believeFor && (up == 0 || v.est < up) {
 		up = v.est
 	}
-	if up == 0 || p.rate.used == 0 {
+	switch {
+	case up == 0:
+		return p.k
+	case up < leastUp:
+		return 0
+	case p.rate.used == 0:
 		return p.k
 	}
 	per := max(1, p.rate.used/int64(p.k))

@@ -38,6 +38,8 @@ type Member struct {
 	// Up is how many bytes per second it can send: configured, or measured while more was asked of it than it
 	// could send. 0: not known.
 	Up int64
+	// Prefer it as a head: it was set up to read from the origin for others.
+	Prefer bool
 }
 
 // Parent is one node that a stripe can be taken from.
@@ -106,7 +108,7 @@ type PlannerOptions struct {
 //	func (p *Picker) Has(now time.Time, id NodeID, w Watermark)     // what it told
 //	func (p *Picker) Asked(now time.Time, id NodeID, piece uint32, bytes int)
 //	func (p *Picker) Came(now time.Time, id NodeID, piece uint32, bytes int)
-//	func (p *Picker) Dropped(id NodeID, bytes int)                  // asked, and will not come from there
+//	func (p *Picker) Dropped(now time.Time, id NodeID, piece uint32, bytes int) // asked, will not come from there
 //	func (p *Picker) From(now time.Time, piece uint32) (id NodeID, ok bool) // whom to ask for it in bulk; ok false: wait
 //	func (p *Picker) Planned(piece uint32) bool                     // somebody is to pass it on to us
 //	func (p *Picker) Heads(piece uint32) bool                       // we read it from the origin, for others

@@ -106,6 +106,9 @@ func (p *Planner) fitter(a, b *vertex, s int) bool {
 	if x, y := p.trusted(a), p.trusted(b); x != y {
 		return x
 	}
+	if p.origin && a.Prefer != b.Prefer {
+		return a.Prefer
+	}
 	if x, y := a.slots > 0, b.slots > 0; x != y {
 		return x
 	}
