@@ -28,7 +28,7 @@ func (m *Mounted) interrupt(fd int, h header) {
 
 // giveUpKilled answers an interrupted read with EINTR if its reader is dying.
 func (m *Mounted) giveUpKilled(p *parked) {
-	if m.hopeless(p.tid) && m.blob.Cancel(p) {
+	if m.hopeless(p.tid) && p.f.blob.Cancel(p) {
 		m.rare.interrupted.Add(1)
 		p.fail(syscall.EINTR)
 	}

@@ -52,12 +52,13 @@ func (m *Mounted) wakeKeeper() {
 // orphan is the last read that was given up after an unmount. When readahead fails, the kernel asks at once for
 // the single page that somebody wants of it, which must not wait as long again.
 type orphan struct {
+	f        *leaf
 	off, end int64
 	at       time.Time
 }
 
 func (o orphan) covers(p *parked, now time.Time) bool {
-	return now.Sub(o.at) < time.Second && p.off >= o.off && p.off < o.end
+	return now.Sub(o.at) < time.Second && p.f == o.f && p.off >= o.off && p.off < o.end
 }
 
 // sweep gives up reads that nobody waits for: those whose reader was killed after an earlier, harmless signal,
@@ -74,9 +75,9 @@ func (m *Mounted) sweep(now time.Time, gaveUp *orphan) {
 		if p.interrupted.Load() {
 			m.giveUpKilled(p)
 		}
-		if wait >= 0 && (now.Sub(p.since) >= wait || gaveUp.covers(p, now)) && m.blob.Cancel(p) {
-			*gaveUp = orphan{p.off, p.off + int64(p.n), now}
-			m.failRead(p.fd, p.unique, p.off, p.n, fmt.Errorf("%w: %s was unmounted", blob.ErrClosed, m.dir))
+		if wait >= 0 && (now.Sub(p.since) >= wait || gaveUp.covers(p, now)) && p.f.blob.Cancel(p) {
+			*gaveUp = orphan{p.f, p.off, p.off + int64(p.n), now}
+			m.failRead(p.f, p.fd, p.unique, p.off, p.n, fmt.Errorf("%w: %s was unmounted", blob.ErrClosed, m.dir))
 			p.done()
 		}
 		p.release()
@@ -90,7 +91,7 @@ func (m *Mounted) drain() bool {
 	for {
 		ps := m.lot.all()
 		for _, p := range ps {
-			if m.blob.Cancel(p) {
+			if p.f.blob.Cancel(p) {
 				p.fail(syscall.ENODEV)
 			}
 			p.release()

@@ -85,35 +85,52 @@ func (l *loop) serve(in []byte) {
 func (l *loop) read(h header) {
 	l.hot.reads.Add(1)
 	unique, off, n := h.unique(), int64(h.readOffset()), int(h.readSize())
-	if off < 0 || off >= l.m.size {
+	f := l.m.leafOf(h.node())
+	if f == nil {
+		reply(l.fd, unique, syscall.EBADF)
+		return
+	}
+	if off < 0 || off >= f.size {
 		reply(l.fd, unique, 0)
 		return
 	}
-	n = int(min(int64(n), l.m.size-off))
+	n = int(min(int64(n), f.size-off))
+	off += f.offset
 	putOutHeader(l.hdr[:], unique, n, 0)
-	_, err := l.m.blob.WriteTo(l.fd, l.hdr[:], off, n)
+	_, err := f.blob.WriteTo(l.fd, l.hdr[:], off, n)
 	if err == nil {
 		l.hot.bytes.Add(uint64(n))
-		l.m.blob.Touch(off, n)
+		f.blob.Touch(off, n)
 		return
 	}
 	if errors.Is(err, blob.ErrAbsent) {
-		l.m.park(l.fd, unique, h.tid(), off, n)
+		l.m.park(f, l.fd, unique, h.tid(), off, n)
 		return
 	}
-	l.m.failRead(l.fd, unique, off, n, err)
+	l.m.failRead(f, l.fd, unique, off, n, err)
 }
 
-// failRead answers a READ that could not be answered with bytes.
-func (m *Mounted) failRead(fd int, unique uint64, off int64, n int, err error) {
+// leafOf is the file that a node id names; nil: none.
+func (m *Mounted) leafOf(node uint64) *leaf {
+	if i := (node - nodeFirst) / 2; node >= nodeFirst && i < uint64(len(m.leaves)) {
+		return m.leaves[i]
+	}
+	if node == nodeRoot && m.opt.AsFile {
+		return m.leaves[0]
+	}
+	return nil
+}
+
+// failRead answers a READ that could not be answered with bytes. off is that in the blob.
+func (m *Mounted) failRead(f *leaf, fd int, unique uint64, off int64, n int, err error) {
 	errno := errnoOf(err)
 	// ENOENT and ENODEV are what writing to /dev/fuse says when nobody waits for the answer any more.
 	if errno != syscall.EINTR && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+		log := m.log.Debug
 		if m.rare.errors.Add(1) == 1 {
-			m.log.Warn("a read failed", "dir", m.dir, "offset", off, "length", n, "errno", errno, "error", err)
-		} else {
-			m.log.Debug("a read failed", "dir", m.dir, "offset", off, "length", n, "errno", errno, "error", err)
+			log = m.log.Warn
 		}
+		log("a read failed", "dir", m.dir, "name", f.name, "offset", off-f.offset, "length", n, "errno", errno, "error", err)
 	}
 	reply(fd, unique, errno)
 }

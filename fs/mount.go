@@ -42,7 +42,7 @@ type Blob interface {
 	File() *os.File
 }
 
-// File is the one file of a mount.
+// File is a file of a mount.
 type File struct {
 	Name    string       // name in the directory; not used when mounted as a file
 	Blob    Blob         // required
@@ -51,6 +51,16 @@ type File struct {
 	Source  string       // for user.pantala.source and the mount table, both without secrets
 	Present func() int64 // bytes on this machine, for user.pantala.present; may be nil
 	Digest  string       // "sha256:<hex>" for user.pantala.digest; "" unknown
+}
+
+// TreeFile is a file, or a symbolic link, of a mount that has several.
+type TreeFile struct {
+	File                // Name is not used
+	Path       []string // from the mount's directory
+	Offset     int64    // of the file in its blob, bytes
+	Length     int64    // bytes; Blob may be nil if it is 0
+	Executable bool
+	Link       string // of a symbolic link: where it leads; Blob is not used then
 }
 
 // Options say how to mount. [Defaults] are what most callers want.
@@ -74,13 +84,12 @@ func Defaults() Options {
 	return Options{AllowOther: os.Geteuid() == 0, ReadAhead: DefaultReadAhead, Passthrough: true}
 }
 
-// Mounted is a blob that the kernel shows at a path.
+// Mounted is a blob, or a tree of them, that the kernel shows at a path.
 type Mounted struct {
 	// Constant once Mount has returned.
 	dir        string
-	file       File
-	blob       Blob
-	size       int64
+	leaves     []*leaf // as the entries of the tree; nil where an entry is no file
+	single     bool    // one file, whose completion is waited for
 	opt        Options
 	log        *slog.Logger
 	fd         int    // /dev/fuse; closed by the closer after everybody who writes to it
@@ -93,8 +102,8 @@ type Mounted struct {
 	loops      []*loop
 
 	// Shared by goroutines.
-	backing atomic.Int32 // backing id of nodeComplete; 0: no passthrough (yet)
-	leaving atomic.Bool  // Unmount was called: reads that nobody waits for end at once
+	passing atomic.Bool // new opens of some file are handed to the kernel
+	leaving atomic.Bool // Unmount was called: reads that nobody waits for end at once
 	lot     lot
 	rare    rare
 	nudge   chan struct{} // wakes the keeper
@@ -108,10 +117,24 @@ func Mount(ctx context.Context, dir string, f File, o Options) (*Mounted, error)
 	if f.Blob == nil {
 		return nil, fmt.Errorf("%w: a mount needs a blob", blob.ErrInvalid)
 	}
-	if !o.AsFile {
-		if err := checkName(f.Name); err != nil {
-			return nil, err
-		}
+	if o.AsFile {
+		f.Name = "file" // nobody sees it
+	}
+	return mount(ctx, dir, []TreeFile{{File: f, Path: []string{f.Name}, Length: f.Blob.Size()}}, f, o)
+}
+
+// MountTree is [Mount] of several files. top describes their directory: its ID, ModTime and Source, and Present
+// and Digest for its extended attributes.
+func MountTree(ctx context.Context, dir string, files []TreeFile, top File, o Options) (*Mounted, error) {
+	if o.AsFile {
+		return nil, fmt.Errorf("%w: a directory of files cannot be mounted as a file; leave out --as-file", blob.ErrInvalid)
+	}
+	return mount(ctx, dir, files, top, o)
+}
+
+func mount(ctx context.Context, dir string, files []TreeFile, top File, o Options) (*Mounted, error) {
+	if err := checkTree(files); err != nil {
+		return nil, err
 	}
 	path, err := checkDir(dir, o.AsFile, nil)
 	if err != nil {
@@ -124,20 +147,24 @@ func Mount(ctx context.Context, dir string, f File, o Options) (*Mounted, error)
 	defer release()
 	o = o.withDefaults()
 	m := &Mounted{
-		dir: path, file: f, blob: f.Blob, size: f.Blob.Size(), opt: o, log: o.Log,
+		dir: path, opt: o, log: o.Log,
 		lot:   lot{reads: map[uint64]*parked{}},
 		nudge: make(chan struct{}, 1), dead: make(chan struct{}), done: make(chan struct{}),
 	}
 	source := o.FSName
 	if source == "" {
-		source = cmp.Or(publicSource(f.Source), fsSubtype)
+		source = cmp.Or(publicSource(top.Source), fsSubtype)
 	}
 	at, err := attach(ctx, path, o.AsFile, o.AllowOther, source)
 	if err != nil {
 		return nil, err
 	}
 	m.fd, m.privileged = at.fd, at.privileged
-	tree := newTree(m, uint32(os.Geteuid()), uint32(os.Getegid()))
+	tree := newTree(m, files, top, uint32(os.Geteuid()), uint32(os.Getegid()))
+	for _, e := range tree.entries {
+		m.leaves = append(m.leaves, e.leaf)
+	}
+	m.single = tree.alone || tree.asFile
 	// Passthrough needs CAP_SYS_ADMIN; without it, negotiating it would only forbid to stack on this mount.
 	m.proto = newProtocol(tree, o.Passthrough && at.privileged, m.panicked, m.log)
 	if err := m.start(ctx); err != nil {
@@ -152,6 +179,37 @@ func Mount(ctx context.Context, dir string, f File, o Options) (*Mounted, error)
 		m.setReadAhead()
 	}
 	return m, nil
+}
+
+// checkTree refuses what no directory can hold, and what would be read outside its blob. That no path is there
+// twice, or leads through a file, is checked too: the kernel would be shown either.
+func checkTree(files []TreeFile) error {
+	if len(files) == 0 {
+		return fmt.Errorf("%w: a mount needs a file", blob.ErrInvalid)
+	}
+	isDir := map[string]bool{}
+	for i := range files {
+		f := &files[i]
+		for _, name := range f.Path {
+			if err := checkName(name); err != nil {
+				return err
+			}
+		}
+		for n := 1; n <= len(f.Path); n++ {
+			at, dir := strings.Join(f.Path[:n], "/"), n < len(f.Path)
+			if was, ok := isDir[at]; ok && (!was || !dir) {
+				return fmt.Errorf("%w: %q is there twice", blob.ErrInvalid, at)
+			}
+			isDir[at] = dir
+		}
+		if len(f.Path) == 0 || f.Link == "" && (f.Offset < 0 || f.Length < 0 || f.Blob == nil && f.Length != 0) {
+			return fmt.Errorf("%w: %q has no name or no bytes", blob.ErrInvalid, f.Path)
+		}
+		if f.Blob != nil && f.Length > f.Blob.Size()-f.Offset {
+			return fmt.Errorf("%w: %q lies outside its blob", blob.ErrInvalid, f.Path)
+		}
+	}
+	return nil
 }
 
 func (o Options) withDefaults() Options {
@@ -208,8 +266,8 @@ func (m *Mounted) start(ctx context.Context) error {
 		return err
 	}
 	setServed(m.info.Dev, true)
-	if m.blob.Complete() {
-		m.registerBacking()
+	if m.single && m.leaves[0].blob.Complete() {
+		m.registerBacking(m.leaves[0])
 	}
 	m.run()
 	return nil
@@ -248,8 +306,8 @@ func (m *Mounted) run() {
 		loops.Go(l.run)
 	}
 	rest.Go(m.keep)
-	if m.backing.Load() == 0 {
-		rest.Go(m.switchOver)
+	if m.single && m.leaves[0].backing.Load() == 0 {
+		rest.Go(func() { m.switchOver(m.leaves[0]) })
 	}
 	go m.close(&loops, &rest)
 }

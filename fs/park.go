@@ -15,10 +15,11 @@ import (
 // [Blob.Cancel].
 type parked struct {
 	m      *Mounted
+	f      *leaf
 	fd     int
 	unique uint64
 	tid    uint32 // thread that reads; 0: not visible from our pid namespace
-	off    int64
+	off    int64  // in the blob, bytes
 	n      int
 	since  time.Time
 	hdr    [outHeaderSize]byte
@@ -84,10 +85,10 @@ var parkedPool = sync.Pool{New: func() any { return new(parked) }}
 
 // park makes a READ wait for its bytes. It is registered before the blob hears of it, so that an INTERRUPT
 // that another loop reads meanwhile finds it.
-func (m *Mounted) park(fd int, unique uint64, tid uint32, off int64, n int) {
+func (m *Mounted) park(f *leaf, fd int, unique uint64, tid uint32, off int64, n int) {
 	m.rare.parked.Add(1)
 	p := parkedPool.Get().(*parked)
-	p.m, p.fd, p.unique, p.tid, p.off, p.n, p.since = m, fd, unique, tid, off, n, time.Now()
+	p.m, p.f, p.fd, p.unique, p.tid, p.off, p.n, p.since = m, f, fd, unique, tid, off, n, time.Now()
 	p.wants = 0
 	p.interrupted.Store(false)
 	p.refs.Store(1)
@@ -111,9 +112,9 @@ func (p *parked) want() {
 	defer p.recovered()
 	m := p.m
 	for ; p.wants < maxWants; p.wants++ {
-		if !m.blob.Want(p.off, p.n, p) {
+		if !p.f.blob.Want(p.off, p.n, p) {
 			// Ready may already have answered. If not, an INTERRUPT that came before Want was in vain.
-			if p.interrupted.Load() && m.hopeless(p.tid) && m.blob.Cancel(p) {
+			if p.interrupted.Load() && m.hopeless(p.tid) && p.f.blob.Cancel(p) {
 				m.rare.interrupted.Add(1)
 				p.fail(syscall.EINTR)
 			}
@@ -128,7 +129,7 @@ func (p *parked) want() {
 
 // write answers p with its bytes, or reports that they are absent again.
 func (p *parked) write() bool {
-	_, err := p.m.blob.WriteTo(p.fd, p.hdr[:], p.off, p.n)
+	_, err := p.f.blob.WriteTo(p.fd, p.hdr[:], p.off, p.n)
 	if errors.Is(err, blob.ErrAbsent) {
 		return false
 	}
@@ -157,7 +158,7 @@ func (p *parked) Ready(err error) {
 }
 
 func (p *parked) failWith(err error) {
-	p.m.failRead(p.fd, p.unique, p.off, p.n, err)
+	p.m.failRead(p.f, p.fd, p.unique, p.off, p.n, err)
 	p.done()
 }
 
@@ -183,7 +184,7 @@ func (p *parked) recovered() {
 
 func (p *parked) release() {
 	if p.refs.Add(-1) == 0 {
-		p.m = nil
+		p.m, p.f = nil, nil
 		parkedPool.Put(p)
 	}
 }

@@ -22,7 +22,8 @@ type serverConfig struct {
 	Name     string
 	Options  Options // Log is not sent
 	Complete bool
-	Auto     int // ms after which absent bytes come by themselves; < 0: never
+	Tree     bool // mount treeOf the data
+	Auto     int  // ms after which absent bytes come by themselves; < 0: never
 	ModTime  time.Time
 	Source   string
 	Digest   string
@@ -82,9 +83,13 @@ func serverMain() int {
 		b.finish()
 	}
 	c.Options.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	m, err := Mount(context.Background(), c.Dir, File{
-		Name: c.Name, Blob: b, ID: blob.DigestID(blob.Hash{1}), ModTime: c.ModTime, Source: c.Source, Digest: c.Digest, Present: b.Present,
-	}, c.Options)
+	f := File{Name: c.Name, Blob: b, ID: blob.DigestID(blob.Hash{1}), ModTime: c.ModTime, Source: c.Source, Digest: c.Digest, Present: b.Present}
+	var m *Mounted
+	if c.Tree {
+		m, err = MountTree(context.Background(), c.Dir, treeOf(b), f, c.Options)
+	} else {
+		m, err = Mount(context.Background(), c.Dir, f, c.Options)
+	}
 	if err != nil {
 		out.Encode(answer{Err: err.Error(), Class: classOf(err)})
 		b.close()

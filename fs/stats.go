@@ -13,7 +13,7 @@ type Stats struct {
 	Errors           uint64 // READ requests answered with an error other than EINTR
 	Panics           uint64 // panics in handlers; always 0 unless there is a bug
 	PassthroughOpens uint64 // opens that were handed to the kernel
-	Passthrough      bool   // new opens are handed to the kernel
+	Passthrough      bool   // new opens (of a tree: of some of its files) are handed to the kernel
 }
 
 // hot are the counters of one loop: on their own cache lines, so that loops do not share any.
@@ -38,7 +38,7 @@ func (m *Mounted) Stats() Stats {
 		Errors:           m.rare.errors.Load(),
 		Panics:           m.rare.panics.Load(),
 		PassthroughOpens: m.rare.passthroughOpens.Load(),
-		Passthrough:      m.backing.Load() != 0,
+		Passthrough:      m.passing.Load(),
 		Bytes:            m.rare.lateBytes.Load(),
 	}
 	for _, l := range m.loops {

@@ -167,7 +167,7 @@ func localLoop(t testing.TB, b *fakeBlob, device string) *loop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	m := &Mounted{blob: b, size: b.size, fd: fd, log: slog.New(slog.DiscardHandler), lot: lot{reads: map[uint64]*parked{}}, nudge: make(chan struct{}, 1)}
+	m := &Mounted{leaves: []*leaf{{blob: b, size: b.size}}, fd: fd, log: slog.New(slog.DiscardHandler), lot: lot{reads: map[uint64]*parked{}}, nudge: make(chan struct{}, 1)}
 	return newLoop(m)
 }
 
@@ -177,7 +177,7 @@ func readRequest(unique, off uint64, n uint32) []byte {
 	host.PutUint32(b, uint32(len(b)))
 	host.PutUint32(b[4:], opRead)
 	host.PutUint64(b[8:], unique)
-	host.PutUint64(b[16:], nodeArriving)
+	host.PutUint64(b[16:], nodeFirst)
 	host.PutUint64(b[inHeaderSize+8:], off)
 	host.PutUint32(b[inHeaderSize+16:], n)
 	return b
@@ -231,7 +231,7 @@ func TestRequestsThatAreTooShort(t *testing.T) {
 	log.SetOutput(io.Discard) // go-fuse complains there
 	defer log.SetOutput(os.Stderr)
 	l := localLoop(t, localBlob(t, 1000), "/dev/null")
-	l.m.proto = newProtocol(newTree(l.m, 0, 0), false, l.m.panicked, l.m.log)
+	l.m.proto = newProtocol(newTree(l.m, []TreeFile{{File: File{Name: "f", Blob: l.m.leaves[0].blob}, Path: []string{"f"}, Length: l.m.leaves[0].size}}, File{}, 0, 0), false, l.m.panicked, l.m.log)
 	for opcode := range uint32(120) {
 		for n := inHeaderSize; n < inHeaderSize+24; n++ {
 			b := make([]byte, n)
@@ -318,7 +318,7 @@ func TestBytesThatNeverStay(t *testing.T) {
 	}
 	b := &elusive{fakeBlob: localBlob(t, 100_000)}
 	l := localLoop(t, b.fakeBlob, out)
-	l.m.blob = b
+	l.m.leaves[0].blob = b
 	l.serve(readRequest(77, 0, 4096))
 	for i := 0; l.m.lot.len() > 0; i++ {
 		if i > 2*maxWants {

@@ -47,6 +47,7 @@ type header []byte
 
 func (h header) opcode() uint32 { return host.Uint32(h[4:]) }
 func (h header) unique() uint64 { return host.Uint64(h[8:]) }
+func (h header) node() uint64   { return host.Uint64(h[16:]) }
 func (h header) tid() uint32    { return host.Uint32(h[32:]) }
 
 // readOffset and readSize are fields of struct fuse_read_in.
