@@ -20,6 +20,8 @@ type ExtendedHandshake struct {
 	Port uint16 `bencode:"p,omitempty"`
 	// Queue is how many requests the sender takes without dropping any.
 	Queue int `bencode:"reqq,omitempty"`
+	// MetadataSize is the length in bytes of the info dictionary that the sender has (BEP 9); 0: it has none.
+	MetadataSize int `bencode:"metadata_size,omitempty"`
 }
 
 // maxExtendedHandshake bounds what is given to the bencode parser, in bytes. libtorrent's is under 400.
@@ -50,6 +52,7 @@ func ParseExtendedHandshake(body []byte) (h ExtendedHandshake, err error) {
 		V string           `bencode:"v"`
 		P int64            `bencode:"p"`
 		Q int64            `bencode:"reqq"`
+		S int64            `bencode:"metadata_size"`
 	}
 	if err := unmarshal(body, &wide); err != nil {
 		return h, malformed(Extended, "handshake: %v", err)
@@ -64,6 +67,9 @@ func ParseExtendedHandshake(body []byte) (h ExtendedHandshake, err error) {
 		h.Port = uint16(wide.P)
 	}
 	h.Client = wide.V[:min(len(wide.V), 64)]
+	if wide.S > 0 && wide.S <= MaxMetadata {
+		h.MetadataSize = int(wide.S)
+	}
 	h.Queue = int(max(0, min(wide.Q, 1<<16)))
 	return h, nil
 }

@@ -147,6 +147,7 @@ func (l *loop) greet(p *peer) {
 		if p.ext {
 			b = peerwire.AppendExtendedHandshake(b, peerwire.ExtendedHandshake{
 				Messages: t.extensions(), Client: clientName, Port: t.node.Addr().Port(), Queue: maxRequests,
+				MetadataSize: len(t.metadata()),
 			})
 		}
 		return b

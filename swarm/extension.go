@@ -18,6 +18,9 @@ const (
 func (t *Torrent) extensions() map[string]uint8 {
 	m := make(map[string]uint8)
 	maps.Copy(m, t.pexOffer())
+	if t.metadata() != nil {
+		m[peerwire.MetadataName] = extMetadata
+	}
 	return m
 }
 
@@ -27,6 +30,8 @@ func (p *peer) extended(m peerwire.Message) error {
 	switch m.Ext {
 	case extPEX:
 		return p.pexCame(m.Data)
+	case extMetadata:
+		return p.metadataCame(m.Data)
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ type peer struct {
 	chatter  int       // messages without payload since quietAt
 	quietAt  time.Time // start of the minute in which chatter is counted
 	pexHeard pexRate
+	metadata metadataPeer
 
 	// Owned by the loop.
 	have       set  // what it has

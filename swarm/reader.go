@@ -124,6 +124,7 @@ func (p *peer) told(m peerwire.Message) error {
 		if err != nil {
 			return err
 		}
+		p.metadata.ext = h.Messages[peerwire.MetadataName]
 		p.t.post(peerSays{p, h})
 	}
 	return nil

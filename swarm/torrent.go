@@ -48,6 +48,9 @@ type Config struct {
 	// Root is the BEP 52 root; zero: not known. When it is known, piece roots are asked from peers with
 	// proofs that lead to it, and become blob.Pinned.
 	Root blob.Hash
+	// Info is the info dictionary, bencoded, which is given to peers that have only its hash (BEP 9); nil: it is not
+	// known here.
+	Info []byte
 	// Private: peers come from trackers only (BEP 27). Nobody is told of them, and nobody is believed who names
 	// one.
 	Private bool
