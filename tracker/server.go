@@ -41,7 +41,8 @@ type Server struct {
 
 	announces, plans, refused atomic.Int64
 
-	plain *plainStore // peers that do not plan
+	plain   *plainStore // peers that do not plan
+	connKey [16]byte    // of connection ids (UDP)
 
 	mu     sync.RWMutex // guards rooms; taken before a room's mu, held only to find or drop a room
 	rooms  map[key]*room
@@ -80,7 +81,7 @@ func NewServer(o ServerOptions) *Server {
 	}
 	s := &Server{
 		rules: rules{max(o.Interval, time.Second), o.LeaseFor, o.MaxPeersPerReply},
-		log:   o.Log, began: time.Now(), closing: make(chan struct{}), rooms: map[key]*room{},
+		log:   o.Log, began: time.Now(), closing: make(chan struct{}), connKey: newConnKey(), rooms: map[key]*room{},
 	}
 	s.plain = newPlainStore(s.began, 2*s.interval, o.MaxPeers)
 	s.janitor.Go(s.clean)

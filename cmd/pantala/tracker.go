@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,8 @@ import (
 const defaultTracker = "127.0.0.1:7700"
 
 const trackerLong = `Run a tracker in the foreground. Nodes that name it find each other, and divide what they must read
-from the origin among themselves. Any BitTorrent client may announce to it, too.
+from the origin among themselves. Any BitTorrent client may announce to it, too,
+over HTTP and UDP.
 
 It keeps its state in memory: after a restart, nodes tell it again what they have. Reads go on while
 it is away.`
@@ -31,6 +33,7 @@ const trackerExample = `  pantala tracker --listen 10.0.0.1:7700
 func (a *app) trackerCommand() *cobra.Command {
 	var interval, lease time.Duration
 	var peers int
+	var udp string
 	c := &cobra.Command{
 		Use:     "tracker",
 		Short:   "Run a tracker in the foreground",
@@ -53,55 +56,80 @@ func (a *app) trackerCommand() *cobra.Command {
 				return usagef("--max-peers must be more than zero")
 			}
 			log := a.logger(a.stderr, conf.LogLevel)
-			return a.track(c.Context(), conf.Listen, tracker.ServerOptions{Interval: interval, LeaseFor: lease, MaxPeers: peers, Log: log})
+			return a.track(c.Context(), conf.Listen, udp, tracker.ServerOptions{Interval: interval, LeaseFor: lease, MaxPeers: peers, Log: log})
 		},
 	}
 	c.Flags().DurationVar(&interval, "interval", 30*time.Second, "how often peers announce themselves")
 	c.Flags().DurationVar(&lease, "lease", 2*time.Second, "how long a node may stand still with what it reads from the origin for others")
+	c.Flags().StringVar(&udp, "udp", "", "where to answer BitTorrent clients over UDP: HOST:PORT, or off (default as --listen)")
 	c.Flags().IntVar(&peers, "max-peers", 2<<20, "how many peers that are not ours are kept, about 100 bytes each; more are refused")
 	return c
 }
 
-// track serves the tracker until a signal comes, and prints its URL.
-func (a *app) track(ctx context.Context, listen string, o tracker.ServerOptions) error {
+// track serves the tracker until a signal comes, and prints its URL. udp is an address, or "off".
+func (a *app) track(ctx context.Context, listen, udp string, o tracker.ServerOptions) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return control.Local(fmt.Errorf("tracker: %w: use another --listen address", err))
 	}
+	var c *net.UDPConn
+	if udp != "off" {
+		if udp == "" {
+			udp = l.Addr().String()
+		}
+		if c, err = listenUDP(udp); err != nil {
+			l.Close()
+			return control.Local(fmt.Errorf("tracker: %w: use another --udp address, or --udp off", err))
+		}
+	}
 	t := tracker.NewServer(o)
 	s := &http.Server{Handler: t, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
-	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(l) }()
-	fmt.Fprintln(a.stdout, announceURL(l.Addr()))
+	ended := make(chan error, 2)
+	var doors sync.WaitGroup
+	doors.Go(func() { ended <- s.Serve(l) })
+	fmt.Fprintln(a.stdout, announceURL("http", l.Addr()))
+	if c != nil {
+		at := c.LocalAddr()
+		doors.Go(func() { ended <- t.ServeUDP(c) })
+		fmt.Fprintln(a.stdout, announceURL("udp", at))
+	}
 	select {
 	case <-ctx.Done():
 	case err = <-ended:
-		ended <- err
 	}
-	t.Close() // answers the long polls
+	t.Close() // answers the long polls, and ends UDP
 	stop, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if s.Shutdown(stop) != nil {
 		s.Close()
 	}
-	if <-ended; err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if doors.Wait(); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return control.Local(fmt.Errorf("tracker: %w", err))
 	}
 	return nil
 }
 
+// listenUDP opens a socket on HOST:PORT.
+func listenUDP(at string) (*net.UDPConn, error) {
+	c, err := net.ListenPacket("udp", at)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
+}
+
 // announceURL is what --tracker takes. A tracker that listens everywhere is named by an address of this
 // machine that others are likely to reach.
-func announceURL(a net.Addr) string {
+func announceURL(scheme string, a net.Addr) string {
 	at, err := netip.ParseAddrPort(a.String())
 	if err != nil {
-		return "http://" + a.String() + "/announce"
+		return scheme + "://" + a.String() + "/announce"
 	}
 	host := at.Addr().Unmap()
 	if host.IsUnspecified() {
 		host = outward()
 	}
-	return "http://" + netip.AddrPortFrom(host, at.Port()).String() + "/announce"
+	return scheme + "://" + netip.AddrPortFrom(host, at.Port()).String() + "/announce"
 }
 
 // outward is the first global unicast address of this machine, else loopback.

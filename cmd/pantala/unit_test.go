@@ -312,7 +312,7 @@ func TestAnnounceURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := announceURL(a); got != want {
+		if got := announceURL("http", a); got != want {
 			t.Errorf("%s: %s", in, got)
 		}
 	}

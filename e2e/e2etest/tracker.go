@@ -15,11 +15,11 @@ type Tracker struct {
 }
 
 // Tracker starts a tracker on a free port.
-func (w *World) Tracker() *Tracker {
+func (w *World) Tracker(flags ...string) *Tracker {
 	w.T.Helper()
 	addr := fmt.Sprintf("127.0.0.1:%d", FreePort(w.T))
 	tr := &Tracker{w: w, URL: "http://" + addr + "/announce"}
-	tr.p = w.Start(Command{Args: []string{Binary(w.T), "tracker", "--listen", addr}})
+	tr.p = w.Start(Command{Args: append([]string{Binary(w.T), "tracker", "--listen", addr}, flags...)})
 	w.Defer(tr.Kill)
 	w.Until(10*time.Second, "the tracker listens and prints its URL", func() bool {
 		if tr.p.Ended() {
@@ -29,6 +29,9 @@ func (w *World) Tracker() *Tracker {
 	})
 	return tr
 }
+
+// PID is the process of the tracker.
+func (tr *Tracker) PID() int { return tr.p.PID() }
 
 // Kill ends the tracker as a crash would.
 func (tr *Tracker) Kill() {
