@@ -49,6 +49,7 @@ type Blob struct {
 
 	observersMu sync.Mutex
 	observers   atomic.Pointer[[]*func(uint32)]
+	watchers    atomic.Pointer[[]*func(blob.Run)] // see OnBlocks; changed under observersMu
 
 	// life is held shared by whatever changes the blob, and exclusively by Close.
 	life   sync.RWMutex
@@ -105,22 +106,42 @@ func (b *Blob) Completed() <-chan struct{} { return b.completed }
 // OnPiece has f called whenever a piece becomes complete, from the goroutine whose Put completed it and with
 // no lock held. f must not block for long: the Put waits for it. After cancel no new call is started.
 func (b *Blob) OnPiece(f func(piece uint32)) (cancel func()) {
+	return subscribe(&b.observersMu, &b.observers, f)
+}
+
+// OnBlocks has f called whenever blocks of a run become present, before what OnPiece calls, in the same way. Not
+// all blocks of the run need to be: see [Blob.Has].
+func (b *Blob) OnBlocks(f func(blob.Run)) (cancel func()) {
+	return subscribe(&b.observersMu, &b.watchers, f)
+}
+
+// subscribe adds f to a list that is read without a lock.
+func subscribe[T any](mu *sync.Mutex, list *atomic.Pointer[[]*func(T)], f func(T)) (cancel func()) {
 	own := &f
-	change := func(edit func([]*func(uint32)) []*func(uint32)) {
-		b.observersMu.Lock()
-		defer b.observersMu.Unlock()
-		var list []*func(uint32)
-		if old := b.observers.Load(); old != nil {
-			list = slices.Clone(*old)
+	change := func(edit func([]*func(T)) []*func(T)) {
+		mu.Lock()
+		defer mu.Unlock()
+		var l []*func(T)
+		if old := list.Load(); old != nil {
+			l = slices.Clone(*old)
 		}
-		list = edit(list)
-		b.observers.Store(&list)
+		l = edit(l)
+		list.Store(&l)
 	}
-	change(func(l []*func(uint32)) []*func(uint32) { return append(l, own) })
+	change(func(l []*func(T)) []*func(T) { return append(l, own) })
 	return func() {
-		change(func(l []*func(uint32)) []*func(uint32) {
-			return slices.DeleteFunc(l, func(o *func(uint32)) bool { return o == own })
+		change(func(l []*func(T)) []*func(T) {
+			return slices.DeleteFunc(l, func(o *func(T)) bool { return o == own })
 		})
+	}
+}
+
+// arrived tells the watchers of blocks. No lock may be held.
+func (b *Blob) arrived(r blob.Run) {
+	if list := b.watchers.Load(); list != nil {
+		for _, f := range *list {
+			(*f)(r)
+		}
 	}
 }
 

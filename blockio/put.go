@@ -17,6 +17,7 @@ type scratch struct {
 	raw   [blob.MaxBuffer * 32]byte // leaves on their way to and from the file
 	recs  []byte
 	done  []uint32 // pieces that became complete
+	fresh bool     // some block became present
 	wrong []uint32 // pieces all of whose blocks are there, but do not fold to their root
 }
 
@@ -69,9 +70,12 @@ func (b *Blob) Put(r blob.Run, data []byte, t blob.Trust) error {
 	if err := b.enter(); err != nil {
 		return err
 	}
-	s.done, s.wrong = s.done[:0], s.wrong[:0]
+	s.done, s.wrong, s.fresh = s.done[:0], s.wrong[:0], false
 	err := b.put(r, data, t == blob.Direct || t == blob.Built, s)
 	b.life.RUnlock()
+	if s.fresh {
+		b.arrived(r)
+	}
 	b.notify(s.done)
 	return err
 }
@@ -231,6 +235,7 @@ func (b *Blob) publish(r blob.Run, write, learn, confirm blockSet, direct bool, 
 		_, bytes := b.geo.Bytes(run)
 		b.present.set(run)
 		b.bytes.Add(bytes)
+		s.fresh = true
 		b.fill(run, s)
 		return nil
 	})

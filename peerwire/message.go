@@ -73,8 +73,10 @@ type Message struct {
 	Begin, Length uint32
 	// Range is what hash request, hashes and hash reject are about.
 	Range HashRange
-	// Ext is the extended message id of an extended frame: 0 is the handshake.
+	// Ext is the extended message id of an extended frame: 0 is the handshake, RunsID our extension.
 	Ext uint8
+	// Run is a message of our extension. For data, Length bytes follow on the socket as for piece.
+	Run Run
 	// Data is the bitfield, the body of an extended message, or the concatenated hashes. It is valid until
 	// the next call of the Reader.
 	Data []byte
@@ -120,7 +122,11 @@ func decode(id ID, b []byte) (Message, error) {
 		if len(b) == 0 {
 			return m, malformed(id, "no extended message id")
 		}
-		m.Ext, m.Data = b[0], b[1:]
+		m.Ext = b[0]
+		if m.Ext == RunsID {
+			return decodeRun(m, b[1:])
+		}
+		m.Data = b[1:]
 	case HashRequest, HashReject:
 		m.Range = hashRange(b)
 		return m, m.Range.check(id)

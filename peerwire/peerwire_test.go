@@ -78,8 +78,8 @@ var messages = []struct {
 	},
 	{"allowed fast", peerwire.AppendAllowedFast(nil, 5), "000000051100000005", peerwire.Message{ID: peerwire.AllowedFast, Piece: 5}},
 	{
-		"extended", peerwire.AppendExtended(nil, 3, []byte("hi")), "0000000414036869",
-		peerwire.Message{ID: peerwire.Extended, Ext: 3, Data: []byte("hi")},
+		"extended", peerwire.AppendExtended(nil, 9, []byte("hi")), "0000000414096869",
+		peerwire.Message{ID: peerwire.Extended, Ext: 9, Data: []byte("hi")},
 	},
 	{
 		"extended handshake", peerwire.AppendExtendedHandshake(nil, peerwire.ExtendedHandshake{Client: "x", Port: 7, Queue: 9}),
@@ -464,7 +464,7 @@ func FuzzReader(f *testing.F) {
 			if errA != nil {
 				return
 			}
-			if len(a.Data) > peerwire.MaxFrame || a.ID == peerwire.Piece && a.Length > peerwire.MaxBlock {
+			if len(a.Data) > peerwire.MaxFrame || a.ID == peerwire.Piece && a.Length > peerwire.MaxBlock || a.Length > peerwire.MaxRun && a.Run.Op == peerwire.OpData {
 				t.Fatalf("beyond the limits: %+v", a)
 			}
 			if a.ID == peerwire.Extended && a.Ext == 0 {

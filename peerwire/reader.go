@@ -28,7 +28,7 @@ func NewReader(src io.Reader, bitfield int) *Reader {
 	return &Reader{src: src, buf: make([]byte, readerSize), limit: min(MaxFrame, max(longest, 1+bitfield))}
 }
 
-// Next returns the next frame. Of a piece it returns only the header: its Length bytes are read with
+// Next returns the next frame. Of a piece, and of data of our extension, it returns only the header: its Length bytes are read with
 // [Reader.Payload] or [Reader.Discard]; what is left of them is discarded by Next. After
 // os.ErrDeadlineExceeded it can be called again and goes on where it stopped.
 func (r *Reader) Next() (Message, error) {
@@ -49,6 +49,14 @@ func (r *Reader) Next() (Message, error) {
 	id := ID(r.buf[r.r+4])
 	if id == Piece {
 		return r.piece(n)
+	}
+	if id == Extended && n >= 3+dataLen {
+		if err := r.fill(7); err != nil {
+			return Message{}, truncated(err)
+		}
+		if r.buf[r.r+5] == RunsID && Op(r.buf[r.r+6]) == OpData {
+			return r.data(n)
+		}
 	}
 	if n > r.limit {
 		return Message{}, malformed(id, "frame of %d bytes, at most %d are read", n, r.limit)
@@ -76,6 +84,23 @@ func (r *Reader) piece(n int) (Message, error) {
 	}, nil
 }
 
+// data is piece for data messages of our extension.
+func (r *Reader) data(n int) (Message, error) {
+	if n > 3+dataLen+MaxRun {
+		return Message{}, malformed(Extended, "data frame of %d bytes, at most %d are read", n, 3+dataLen+MaxRun)
+	}
+	if err := r.fill(DataHeader); err != nil {
+		return Message{}, truncated(err)
+	}
+	m, err := decodeData(n, r.buf[r.r+7:r.r+DataHeader])
+	if err != nil {
+		return m, err
+	}
+	r.r += DataHeader
+	r.left = int(m.Length)
+	return m, nil
+}
+
 // Payload reads the next len(p) bytes of the current piece's payload into p, which must not be longer than
 // what is left of it. It returns how many it read; fewer only with an error. After os.ErrDeadlineExceeded
 // it can be called again for the rest.
@@ -95,6 +120,40 @@ func (r *Reader) Payload(p []byte) (n int, err error) {
 		return n, nil
 	}
 	return n, truncated(err)
+}
+
+// Some reads once into p, which must not be longer than what is left of the current payload. It returns how
+// many bytes came; none only with an error.
+func (r *Reader) Some(p []byte) (n int, err error) {
+	if len(p) > r.left {
+		return 0, malformed(Piece, "%d bytes wanted of %d", len(p), r.left)
+	}
+	if r.r < r.w {
+		n = copy(p, r.buf[r.r:r.w])
+		r.r += n
+	} else if n, err = r.src.Read(p); n > 0 {
+		err = nil // what the error is about shows at the next read
+	}
+	r.left -= n
+	return n, truncated(err)
+}
+
+// Skip discards the next n bytes of the current payload, or what is left of it. It is to be called again after
+// os.ErrDeadlineExceeded, for what it says is left.
+func (r *Reader) Skip(n int) (left int, err error) {
+	rest := r.left - min(n, r.left)
+	for r.left > rest && err == nil {
+		if r.r == r.w {
+			r.r, r.w = 0, 0
+			r.w, err = r.src.Read(r.buf[:min(len(r.buf), r.left-rest)])
+		}
+		m := min(r.left-rest, r.w-r.r)
+		r.r, r.left = r.r+m, r.left-m
+	}
+	if r.left == rest {
+		return 0, nil
+	}
+	return r.left - rest, truncated(err)
 }
 
 // Discard skips what is left of the current piece's payload.

@@ -48,11 +48,15 @@ type availability struct {
 	offers  []uint16 // by piece: peers that offer it now
 	trusted set
 	bits    []atomic.Uint64
+	partial partial
 	raised  bool // a bit went from 0 to 1 since the last look
 }
 
 func newAvailability(n uint32) *availability {
-	return &availability{n: n, offers: make([]uint16, n), trusted: newSet(n), bits: make([]atomic.Uint64, (n+63)/64)}
+	return &availability{
+		n: n, offers: make([]uint16, n), trusted: newSet(n), bits: make([]atomic.Uint64, (n+63)/64),
+		partial: partial{blocks: make(holdings), trusted: newSet(n)},
+	}
 }
 
 // has reports whether all pieces of the run are available.
@@ -90,6 +94,7 @@ func (a *availability) trust(p uint32, yes bool) {
 	} else {
 		a.trusted.remove(p)
 	}
+	a.partial.trust(p, yes)
 	a.refresh(p)
 }
 

@@ -20,6 +20,7 @@ const (
 // strike counts a run that did not verify against who sent it.
 func (l *loop) strike(p *peer, run blob.Run) {
 	p.strikes++
+	l.lied(p)
 	l.t.log.Warn("peer sent corrupt blocks", "addr", p.addr, "blocks", run.String(), "strikes", p.strikes)
 	if p.strikes >= maxStrikes {
 		l.ban(p, fmt.Sprintf("%d runs of blocks did not match their hashes", p.strikes))

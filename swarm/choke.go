@@ -13,14 +13,54 @@ const rotateAfter = 10 * time.Second
 type seat struct {
 	served     bool
 	interested bool
+	foreign    bool      // not a peer of ours
 	since      time.Time // it got the slot, or joined
 	asked      time.Time // it asked for a block last
 }
 
-// choose says whom to stop and whom to start serving. There is no tit-for-tat: everybody is served who fits
-// into slots, interested or not, as that saves a round trip before the first block. When interested peers
-// wait, seats that nobody uses are taken first, then the oldest one.
+// foreignSlots is how many of the slots peers that are not ours may have: they choose by their own lights, and
+// what they take is missing in the plan. A fifth, but one at least.
+func foreignSlots(slots int) int { return max(1, slots/5) }
+
+// choose says whom to stop and whom to start serving: foreign peers within their part of the slots, ours in the
+// rest.
 func choose(seats []seat, slots int, at time.Time) (choke, unchoke []int) {
+	var ours, foreign []int
+	for i, s := range seats {
+		if s.foreign {
+			foreign = append(foreign, i)
+		} else {
+			ours = append(ours, i)
+		}
+	}
+	taken := 0
+	among := func(group []int, slots int) {
+		own := make([]seat, len(group))
+		for i, g := range group {
+			own[i] = seats[g]
+		}
+		off, on := chooseAmong(own, slots, at)
+		for i, s := range own {
+			if s.served && !slices.Contains(off, i) || slices.Contains(on, i) {
+				taken++
+			}
+		}
+		for _, i := range off {
+			choke = append(choke, group[i])
+		}
+		for _, i := range on {
+			unchoke = append(unchoke, group[i])
+		}
+	}
+	among(foreign, foreignSlots(slots))
+	among(ours, max(1, slots-taken))
+	return choke, unchoke
+}
+
+// chooseAmong chooses among peers of one kind. There is no tit-for-tat: everybody is served who fits into slots,
+// interested or not, as that saves a round trip before the first block. When interested peers wait, seats that
+// nobody uses are taken first, then the oldest one.
+func chooseAmong(seats []seat, slots int, at time.Time) (choke, unchoke []int) {
 	free := slots
 	var waiting, idlers []int
 	for i, s := range seats {

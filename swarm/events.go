@@ -127,10 +127,13 @@ func (l *loop) replaces(p, old *peer) bool {
 // greet queues the first messages: abilities, what we have, and at once, if there is a slot, the unchoke.
 func (l *loop) greet(p *peer) {
 	t, n := l.t, l.t.geo.Pieces()
-	served := 0
+	served, foreign := 0, 0
 	for q := range l.peers {
 		if q.slot {
 			served++
+			if !q.ours() {
+				foreign++
+			}
 		}
 	}
 	p.slotSince = now()
@@ -152,7 +155,8 @@ func (l *loop) greet(p *peer) {
 		}
 		return b
 	})
-	if served < t.node.opts.UploadSlots {
+	// Whether it is a peer of ours is not known before its extended handshake.
+	if slots := t.node.opts.UploadSlots; served < slots && foreign < foreignSlots(slots) {
 		l.serve(p, true, now())
 	}
 }
@@ -182,6 +186,9 @@ func (l *loop) remove(p *peer) {
 	if l.ids[p.id] == p {
 		delete(l.ids, p.id)
 	}
+	l.notOurs(p)
+	p.dropRuns(true)
+	l.t.lot.forget(p)
 	for pt := range p.parts {
 		l.unask(pt, p)
 	}
@@ -198,6 +205,7 @@ func (e peerHas) apply(l *loop) {
 	}
 	e.p.have = e.have
 	e.p.reoffer()
+	l.haveWhole(e.p)
 	l.wantFrom(e.p)
 	l.dirty = true
 }
@@ -208,12 +216,13 @@ func (e peerGot) apply(l *loop) {
 		return
 	}
 	p.have.add(e.piece)
-	if !p.choking || p.fastSet != nil && p.fastSet.has(e.piece) {
+	if !p.choking || p.ours() || p.fastSet != nil && p.fastSet.has(e.piece) {
 		p.offered.add(e.piece)
 		l.t.avail.offers[e.piece]++
 		l.t.avail.refresh(e.piece)
 		l.dirty = true
 	}
+	l.hasPiece(p, e.piece)
 	if !p.wanting && !l.ours.has(e.piece) {
 		l.wantFrom(p)
 	}
@@ -237,6 +246,7 @@ func (e peerChokes) apply(l *loop) {
 	p.choking = e.on
 	p.reoffer()
 	l.dirty = true
+	l.serves(p)
 	if e.on && !p.fast {
 		// BEP 3: a choke drops all requests. With BEP 6 each is rejected, or still answered.
 		for pt := range p.parts {
@@ -264,6 +274,9 @@ func (e peerSays) apply(l *loop) {
 		p.queue = max(e.h.Queue, 16)
 	}
 	l.pexSaid(p, e.h)
+	if p.ours() && !p.closing && !p.known {
+		l.meet(p)
+	}
 	if e.h.Port != 0 && !p.closing {
 		p.listens = netip.AddrPortFrom(p.addr.Addr(), e.h.Port)
 		// Should the connection be lost, this is where it can be opened again.

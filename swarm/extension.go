@@ -9,9 +9,9 @@ import (
 // The ids under which we want to receive extended messages (BEP 10). Each side chooses its own; one extension,
 // one number.
 const (
-	extPEX      uint8 = 1 // ut_pex, BEP 11
-	extMetadata uint8 = 2 // ut_metadata, BEP 9
-	extRuns     uint8 = 3 // pantala_runs
+	extPEX      uint8 = 1               // ut_pex, BEP 11
+	extMetadata uint8 = 2               // ut_metadata, BEP 9
+	extRuns     uint8 = peerwire.RunsID // pantala, docs/wire.md
 )
 
 // extensions maps the name of an extension to our id of it: what the extended handshake of a torrent offers.
@@ -21,6 +21,7 @@ func (t *Torrent) extensions() map[string]uint8 {
 	if t.metadata() != nil {
 		m[peerwire.MetadataName] = extMetadata
 	}
+	maps.Copy(m, t.runsOffer())
 	return m
 }
 

@@ -58,7 +58,11 @@ func (t *Torrent) fly(f *flight) error {
 	f.lend, f.refuse = context.WithCancel(f.ctx)
 	defer f.refuse()
 	live := make(map[*part]struct{})
-	err := f.deliver(split(t.geo, f.run), live)
+	most := uint32(blob.MaxBuffer)
+	if s := t.scheme.Load(); s != nil && f.class > blob.Read {
+		most = s.part // what has not come whole cannot be passed on
+	}
+	err := f.deliver(split(t.geo, f.run, most), live)
 	if err == nil {
 		return nil
 	}
@@ -183,11 +187,11 @@ func (f *flight) poke() {
 }
 
 // split cuts a run into parts within pieces. What fits one buffer stays together; longer runs are cut at
-// multiples of MaxBuffer, so that only their first and last part are short.
-func split(g *space, r blob.Run) []blob.Run {
-	parts := make([]blob.Run, 0, r.Count/blob.MaxBuffer+2)
+// multiples of MaxBuffer, so that only their first and last part are short. Parts have at most most blocks.
+func split(g *space, r blob.Run, most uint32) []blob.Run {
+	parts := make([]blob.Run, 0, r.Count/most+2)
 	for long := r.Count > blob.MaxBuffer; r.Count > 0; {
-		n := min(r.Count, blob.MaxBuffer, g.PieceBlocks(g.PieceOf(r.First)).End()-r.First)
+		n := min(r.Count, most, g.PieceBlocks(g.PieceOf(r.First)).End()-r.First)
 		if long {
 			n = min(n, blob.MaxBuffer-r.First%blob.MaxBuffer)
 		}

@@ -159,6 +159,27 @@ func (s *pieceStore) OnPiece(call func(piece uint32)) (cancel func()) {
 	}
 }
 
+// Has is false for a run that leaves its file.
+func (s *pieceStore) Has(r blob.Run) bool {
+	f, p := s.at(r.First / s.space.bpp)
+	own := blob.Run{First: p*s.space.bpp + r.First%s.space.bpp, Count: r.Count}
+	return own.End() <= f.geo.Blocks() && f.store.Has(own)
+}
+
+func (s *pieceStore) OnBlocks(call func(blob.Run)) (cancel func()) {
+	var cancels []func()
+	for _, f := range s.files {
+		cancels = append(cancels, f.store.OnBlocks(func(r blob.Run) {
+			call(blob.Run{First: f.first*s.space.bpp + r.First, Count: r.Count})
+		}))
+	}
+	return func() {
+		for _, c := range cancels {
+			c()
+		}
+	}
+}
+
 // Root is Unknown for a v1 piece of several of the store's: it is no subtree of a hash tree.
 func (s *pieceStore) Root(piece uint32) (blob.Hash, blob.Trust) {
 	f, p := s.at(piece)

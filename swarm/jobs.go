@@ -14,19 +14,23 @@ type leafJob struct {
 	tried    map[*peer]bool
 	suspects []suspect
 	disputed bool
+	waits    bool // asked together with a run that may wait
 }
 
 // leavesFor makes sure that the leaves of a part's piece are known or asked for. It returns a try that is to
 // be sent to p together with the block requests, or nil.
-func (l *loop) leavesFor(pt *part, p *peer) *leafTry {
+func (l *loop) leavesFor(pt *part, p *peer, wait bool) *leafTry {
 	t, piece := l.t, pt.piece
 	if t.board.has(piece) || l.knownLeaves(piece) {
 		return nil
 	}
 	job := l.jobs[piece]
 	if job == nil {
-		job = &leafJob{piece: piece, tried: make(map[*peer]bool)}
+		job = &leafJob{piece: piece, tried: make(map[*peer]bool), waits: wait}
 		l.jobs[piece] = job
+	}
+	if !wait {
+		job.waits = false
 	}
 	if len(job.tries) > 0 {
 		return nil
@@ -52,6 +56,7 @@ func (l *loop) knownLeaves(piece uint32) bool {
 		return false
 	}
 	l.publish(piece)
+	t.lot.leavesKnown(piece)
 	return true
 }
 
@@ -170,7 +175,7 @@ func (l *loop) bestForLeaves(job *leafJob) (best *peer) {
 		if p.closing || !p.v2 || job.tried[p] || !p.have.has(job.piece) {
 			continue
 		}
-		d := p.expect(0)
+		d := p.expect(0, blob.Fault)
 		if p.deaf >= maxDeaf {
 			d += time.Hour
 		}
@@ -188,6 +193,9 @@ func (l *loop) hedgeJobs(at time.Time) {
 		n := len(job.tries)
 		if n == 0 || at.Sub(job.tries[n-1].at) < 2*hedgeAfter {
 			continue
+		}
+		if job.waits && !l.t.board.awaited(job.piece) {
+			continue // who is to pass the blocks on does not have them either
 		}
 		if p := l.bestForLeaves(job); p != nil {
 			l.send(l.try(job, p))

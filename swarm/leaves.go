@@ -40,6 +40,13 @@ func (b *board) await(pt *part) bool {
 	return true
 }
 
+// awaited reports whether a full part waits for the leaves of a piece.
+func (b *board) awaited(piece uint32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.waiting[piece]) > 0
+}
+
 // forget takes a part that was given up out of those that wait.
 func (b *board) forget(pt *part) {
 	b.mu.Lock()
@@ -167,6 +174,7 @@ func (p *peer) hashesCame(m peerwire.Message) error {
 		for _, pt := range p.t.board.publish(try.piece) {
 			pt.submit()
 		}
+		p.t.lot.leavesKnown(try.piece)
 	}
 	p.t.post(leavesCame{try, folded, err})
 	return nil

@@ -7,7 +7,6 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
-	"github.com/pantala/pantala/relay"
 )
 
 // loop owns the state of a torrent. Nothing outside its goroutine touches it; others post events.
@@ -31,7 +30,9 @@ type loop struct {
 	wholeBytes int64                // memory of the others
 	stingy     bool                 // there is, or was, a peer that rejects hash requests
 
-	assignment relay.Assignment
+	relay  relaying
+	upload uplink
+	haves  telling
 
 	ticked  time.Time // last tick
 	rechoke time.Time // last look at the slots
@@ -57,6 +58,9 @@ func newLoop(t *Torrent) *loop {
 	}
 	copy(l.ours, t.cfg.Store.Pieces())
 	l.trust()
+	if t.cfg.AwaitPlan > 0 {
+		l.relay.until = now().Add(t.cfg.AwaitPlan)
+	}
 	return l
 }
 
@@ -74,6 +78,7 @@ func (l *loop) run() {
 			}
 		case <-l.t.wake:
 			l.announce()
+			l.heardBlocks()
 			if l.t.roots.Swap(false) {
 				l.trust()
 			}
@@ -107,7 +112,7 @@ func (l *loop) run() {
 
 // pause is how long until the next tick.
 func (l *loop) pause() time.Duration {
-	if len(l.active) > 0 || len(l.jobs) > 0 {
+	if len(l.active) > 0 || len(l.jobs) > 0 || l.queued() || l.haves.due || l.t.lot.waiting.Load() > 0 {
 		return tickBusy
 	}
 	if next := l.book.next(); !next.IsZero() {
@@ -168,13 +173,17 @@ func (l *loop) tick() {
 		l.keepAlive(p, at)
 		if len(p.parts) > 0 && elapsed > 0 {
 			p.mu.Lock()
-			p.meter.tick(p.down.Load(), elapsed, int(p.inflight.Load()))
+			p.meter.tick(p.down.Load(), elapsed, int(p.inflight.Load()-p.waiting.Load()))
 			p.mu.Unlock()
 		}
 	}
+	l.relayTick(at)
 	l.hedge(at)
 	l.hedgeJobs(at)
 	l.dropWholes(func(a *assembly) bool { return at.Sub(a.at) > keepWhole })
+	l.tellBlocks(at)
+	l.expire(at)
+	l.measureUplink(at)
 	l.dial(at)
 	l.tell(at)
 	if at.Sub(l.rechoke) >= tickIdle {
@@ -184,9 +193,19 @@ func (l *loop) tick() {
 			l.wantFrom(p)
 		}
 	}
-	if len(l.active) > 0 {
+	if len(l.active) > 0 || l.queued() {
 		l.dirty = true
 	}
+}
+
+// queued reports whether parts wait to be asked for.
+func (l *loop) queued() bool {
+	for _, q := range l.pending {
+		if len(q) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 const (
@@ -260,7 +279,7 @@ func (l *loop) assignSlots(at time.Time) {
 			continue
 		}
 		ps = append(ps, p)
-		seats = append(seats, seat{p.slot, p.interested, p.slotSince, time.Unix(0, p.lastReq.Load())})
+		seats = append(seats, seat{p.slot, p.interested, !p.ours(), p.slotSince, time.Unix(0, p.lastReq.Load())})
 	}
 	choke, unchoke := choose(seats, l.t.node.opts.UploadSlots, at)
 	for _, i := range choke {
@@ -284,6 +303,7 @@ func (l *loop) serve(p *peer, on bool, at time.Time) {
 	if dropped := p.out.dropRequests(); p.fast {
 		p.out.reject(dropped...)
 	}
+	p.dropRuns(false)
 }
 
 // wantFrom tells a peer whether it has anything we lack.

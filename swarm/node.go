@@ -95,6 +95,14 @@ func NewNode(o Options) (*Node, error) {
 	return n, nil
 }
 
+// burst is how many blocks the upload limit lets pass at once.
+func (n *Node) burst() uint32 {
+	if n.limiter == nil {
+		return blob.MaxBuffer
+	}
+	return uint32(max(1, n.limiter.Burst()/blockSize))
+}
+
 func listenError(addr string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):

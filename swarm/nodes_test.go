@@ -384,11 +384,27 @@ func TestSlots(t *testing.T) {
 		tors, stores = append(tors, tor), append(stores, s)
 	}
 	await(t, tors[0], g.Blob())
-	if tors[1].Has(g.Blob()) {
+	if !tors[1].Peers()[0].Choking {
 		t.Error("two peers are served with one slot")
+	}
+	// What somebody is blocked on is served all the same, and bulk has to wait.
+	if err := fetch(deadline(t), tors[1], stores[1], blob.Run{First: 3, Count: 1}); err != nil {
+		t.Fatal(err)
+	}
+	bulk := make(chan error, 1)
+	go func() {
+		bulk <- fetch(blob.WithClass(deadline(t), blob.Background), tors[1], stores[1], blob.Run{First: 8, Count: 8})
+	}()
+	select {
+	case err := <-bulk:
+		t.Errorf("bulk without a slot: %v", err)
+	case <-time.After(100 * time.Millisecond):
 	}
 	if err := fetch(deadline(t), tors[0], stores[0], g.Blob()); err != nil {
 		t.Fatal(err)
+	}
+	if err := <-bulk; err != nil { // the first one is complete and needs its slot no more
+		t.Error(err)
 	}
 	// The first one is complete and no longer interested, so the slot goes to the second.
 	await(t, tors[1], g.Blob())

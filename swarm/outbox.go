@@ -2,8 +2,10 @@ package swarm
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
 )
 
@@ -31,9 +33,9 @@ var errFlood = errors.New("peer asks for answers and does not read them")
 
 // outbox is what is to be sent to one peer: small messages, which always go first, and requested blocks.
 //
-// The wire of BEP 3 has no priorities, so the shape of a request tells how urgent it is: a lone chain of up
-// to four blocks is somebody's read or page fault, longer chains are bulk transfer. Short chains are served
-// first; they cannot starve bulk for long, as the asker's queue is bounded.
+// A peer of ours says how urgent a run is. The wire of BEP 3 has no priorities, so the shape of a request tells:
+// a lone chain of up to four blocks is somebody's read or page fault, longer chains are bulk transfer. Urgent ones
+// are served first; they cannot starve bulk for long, as the asker's queue is bounded.
 type outbox struct {
 	wake chan struct{}
 
@@ -43,8 +45,30 @@ type outbox struct {
 	short   fifo
 	bulk    fifo
 	batch   []request // requests of the current burst of the reader
+	runs    [blob.Background + 1][]*served
+	tags    map[uint32]*served
+	closed  bool // takes no runs any more
 	flood   bool
 }
+
+// job is what the writer sends next, besides small messages: a block for BEP 3, or blocks of a run.
+type job struct {
+	kind    jobKind
+	request request
+
+	run     *served
+	blocks  blob.Run
+	last    bool // the run ends with them
+	drained bool // no more of the run is ready
+}
+
+type jobKind uint8
+
+const (
+	noJob jobKind = iota
+	blockJob
+	runJob
+)
 
 // fifo is a queue of requests that reuses its memory.
 type fifo struct {
@@ -81,7 +105,10 @@ func (f *fifo) remove(r request) bool {
 }
 
 func newOutbox() *outbox {
-	return &outbox{wake: make(chan struct{}, 1), control: make([]byte, 0, 4<<10), spare: make([]byte, 0, 4<<10)}
+	return &outbox{
+		wake: make(chan struct{}, 1), control: make([]byte, 0, 4<<10), spare: make([]byte, 0, 4<<10),
+		tags: make(map[uint32]*served),
+	}
 }
 
 // send queues what f appends. f must not block.
@@ -161,22 +188,130 @@ func (o *outbox) dropRequests() (rs []request) {
 	return rs
 }
 
-// next returns what is to be sent now: small messages, and at most one block. The slice is valid until the
-// next call.
-func (o *outbox) next() (control []byte, r request, block bool, err error) {
+// next returns what is to be sent now: small messages, and at most one block, or up to most blocks of a run. The
+// slice is valid until the next call.
+func (o *outbox) next(most uint32) (control []byte, j job, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.flood {
-		return nil, r, false, errFlood
+		return nil, j, errFlood
 	}
 	control, o.control, o.spare = o.control, o.spare[:0], o.control
 	switch {
+	case o.nextRun(&j, blob.Fault, most), o.nextRun(&j, blob.Read, most):
 	case o.short.len() > 0:
-		return control, o.short.pop(), true, nil
+		j = job{kind: blockJob, request: o.short.pop()}
+	case o.nextRun(&j, blob.Readahead, most):
 	case o.bulk.len() > 0:
-		return control, o.bulk.pop(), true, nil
+		j = job{kind: blockJob, request: o.bulk.pop()}
+	default:
+		o.nextRun(&j, blob.Background, most)
 	}
-	return control, r, false, nil
+	return control, j, nil
+}
+
+// nextRun takes up to most blocks of the first run of a class.
+func (o *outbox) nextRun(j *job, c blob.Class, most uint32) bool {
+	if len(o.runs[c]) == 0 {
+		return false
+	}
+	s := o.runs[c][0]
+	n := min(most, blob.MaxBuffer, s.ready-s.next)
+	*j = job{kind: runJob, run: s, blocks: blob.Run{First: s.next, Count: n}}
+	s.next += n
+	j.last, j.drained = s.next == s.end, s.next == s.ready
+	if j.drained {
+		o.runs[c] = slices.Delete(o.runs[c], 0, 1)
+	}
+	if j.last {
+		s.ended = true
+		delete(o.tags, s.tag)
+	}
+	return true
+}
+
+// admit makes room for a run; twice: its tag is in use.
+func (o *outbox) admit(s *served) (ok, twice bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.tags[s.tag] != nil {
+		return false, true
+	}
+	if o.closed || len(o.tags) >= maxRuns {
+		return false, false
+	}
+	o.tags[s.tag] = s
+	return true, false
+}
+
+// queueRun says that the blocks of a run below ready can be sent.
+func (o *outbox) queueRun(s *served, ready uint32) {
+	o.mu.Lock()
+	if !s.ended {
+		s.ready = ready
+		o.runs[s.class] = append(o.runs[s.class], s)
+	}
+	o.mu.Unlock()
+	o.kick()
+}
+
+// tagged is the run with a tag; nil: none, any more.
+func (o *outbox) tagged(tag uint32) *served {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.tags[tag]
+}
+
+// over reports whether a run has ended.
+func (o *outbox) over(s *served) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return s.ended
+}
+
+// end ends a run and reports whether it had not ended before.
+func (o *outbox) end(s *served) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.endLocked(s)
+}
+
+func (o *outbox) endLocked(s *served) bool {
+	if s.ended {
+		return false
+	}
+	s.ended = true
+	delete(o.tags, s.tag)
+	if i := slices.Index(o.runs[s.class], s); i >= 0 {
+		o.runs[s.class] = slices.Delete(o.runs[s.class], i, i+1)
+	}
+	return true
+}
+
+// dropRuns ends all runs, and takes no others any more, or those that need a slot.
+func (o *outbox) dropRuns(all bool) (dropped []*served) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = o.closed || all
+	for _, s := range o.tags {
+		if all || s.class > blob.Read && !s.wait {
+			o.endLocked(s)
+			dropped = append(dropped, s)
+		}
+	}
+	return dropped
+}
+
+// backlog reports whether blocks wait to be sent.
+func (o *outbox) backlog() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, q := range o.runs {
+		if len(q) > 0 {
+			return true
+		}
+	}
+	return o.short.len()+o.bulk.len() > 0
 }
 
 // reject queues reject messages (BEP 6).

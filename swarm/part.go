@@ -23,8 +23,9 @@ type part struct {
 	// Owned by the loop.
 	asks    []ask
 	state   partState
-	counted bool    // the flight knows that it was placed
-	refused []*peer // rejected it, or sent wrong bytes for it: not to be asked again
+	counted bool      // the flight knows that it was placed
+	refused []*peer   // rejected it, or sent wrong bytes for it: not to be asked again
+	after   time.Time // it is not asked before
 
 	last atomic.Int64 // when a block came last, unix ns
 
@@ -43,8 +44,9 @@ type part struct {
 
 // ask is one peer that was asked for what was missing then.
 type ask struct {
-	p  *peer
-	at time.Time
+	p       *peer
+	at      time.Time
+	planned bool // as the plan says: it may wait at the peer
 }
 
 // partState says where the loop keeps a part.
@@ -84,6 +86,9 @@ func newPart(f *flight, run blob.Run, buf []byte) *part {
 	pt.settled.L = &pt.mu
 	return pt
 }
+
+// wasRefused reports whether a peer is not to be asked for the part again.
+func (pt *part) wasRefused(p *peer) bool { return slices.Contains(pt.refused, p) }
 
 // waits reports whether blocks are missing.
 func (pt *part) waits() bool {

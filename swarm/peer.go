@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
 )
 
@@ -24,6 +25,7 @@ type peer struct {
 	ext    bool           // both sides speak BEP 10
 	v2     bool           // met under a key of v2, so that it can be asked for hashes
 	out    *outbox
+	flow   *outflow
 	rd     *peerwire.Reader // used by the reader only
 	wr     *peerwire.Writer // used by the writer only
 	prompt *promptReader
@@ -49,27 +51,36 @@ type peer struct {
 	client     string
 	listens    netip.AddrPort // where it says it listens
 	queue      int            // how many requests it takes
+	holds      holdings       // blocks of pieces that it does not have whole
+	marks      []uint32       // by stripe, how far it has the pieces of the plan
 	parts      map[*part]struct{}
 	strikes    int // runs that did not verify
 	lies       int // pieces for which its leaves did not fold to a claimed root
 	rejects    int // hash requests that it rejected since it last answered one
 	deaf       int // times that it left hashes to others to deliver
 	closing    bool
+	known      bool // as a peer of ours
 	pex        pexTold
 
 	// Read by any goroutine.
-	serving  atomic.Bool  // slot, for the reader
-	inflight atomic.Int32 // blocks asked and neither received nor cancelled
-	down, up atomic.Int64 // bytes of payload
-	heard    atomic.Int64 // when it said something last, unix ns
-	spoke    atomic.Int64 // when we wrote last, unix ns
-	lastReq  atomic.Int64 // when it asked for a block last, unix ns
+	serving   atomic.Bool   // slot, for the reader
+	runsID    atomic.Uint32 // see runsExt
+	inflight  atomic.Int32  // blocks asked and neither received nor cancelled
+	urgent    atomic.Int32  // of these, what somebody waits for
+	waiting   atomic.Int32  // of these, what may not be there yet
+	hashWaits atomic.Int32  // its hash requests that are parked
+	down, up  atomic.Int64  // bytes of payload
+	heard     atomic.Int64  // when it said something last, unix ns
+	spoke     atomic.Int64  // when we wrote last, unix ns
+	lastReq   atomic.Int64  // when it asked for a block last, unix ns
 
-	mu     sync.Mutex // guards what follows
-	wanted map[uint32]want
-	hashes map[peerwire.HashRange][]*leafTry
-	meter  meter
-	why    string // it was closed, for the log
+	mu      sync.Mutex // guards what follows
+	wanted  map[uint32]want
+	errands map[uint32]*errand // by tag
+	lastTag uint32
+	hashes  map[peerwire.HashRange][]*leafTry
+	meter   meter
+	why     string // it was closed, for the log
 }
 
 // want is a block that was requested from a peer: until its answer has come it stays in peer.wanted, so that
@@ -94,9 +105,13 @@ func newPeer(t *Torrent, c *net.TCPConn, h peerwire.Handshake, dialed netip.Addr
 		have: newSet(n), offered: newSet(n), choking: true,
 		// 250 is what clients without "reqq" take, see BEP 10.
 		queue: 250, parts: make(map[*part]struct{}), quietAt: now(),
+		errands: make(map[uint32]*errand), holds: make(holdings),
 		wanted: make(map[uint32]want), hashes: make(map[peerwire.HashRange][]*leafTry),
 	}
 	if p.prompt, err = newPromptReader(c, &p.inflight); err != nil {
+		return nil, err
+	}
+	if p.flow, err = newOutflow(c); err != nil {
 		return nil, err
 	}
 	p.rd = peerwire.NewReader(p.prompt, int(n+7)/8)
@@ -122,7 +137,13 @@ func (p *peer) interrupt() { p.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // ask requests the blocks of a part, and the leaf hashes after the first of them when try is not nil: BEP 52
 // forbids to reject hashes that directly follow a request of a block they cover. All goes out in one write.
-func (p *peer) ask(pt *part, blocks []uint32, try *leafTry) {
+//
+// A peer of ours is asked for runs; wait says that it may take its time for blocks it does not have yet.
+func (p *peer) ask(pt *part, blocks []uint32, try *leafTry, wait bool) {
+	if p.ours() {
+		p.askRuns(pt, blocks, try, wait)
+		return
+	}
 	geo := p.t.geo
 	at := now()
 	p.mu.Lock()
@@ -149,6 +170,7 @@ func (p *peer) ask(pt *part, blocks []uint32, try *leafTry) {
 // forget takes back what was asked of the peer for a part and sends cancels.
 func (p *peer) forget(pt *part) {
 	var cancels []request
+	tags := p.forgetRuns(pt)
 	p.mu.Lock()
 	for i := range pt.run.Count {
 		b := pt.run.First + i
@@ -160,10 +182,13 @@ func (p *peer) forget(pt *part) {
 		}
 	}
 	p.mu.Unlock()
-	if len(cancels) == 0 {
+	if len(cancels)+len(tags) == 0 {
 		return
 	}
 	p.out.send(func(out []byte) []byte {
+		for _, tag := range tags {
+			out = peerwire.AppendRunCancel(out, p.runsExt(), tag)
+		}
 		for _, r := range cancels {
 			out = peerwire.AppendCancel(out, r.piece, r.begin, r.length)
 		}
@@ -176,7 +201,7 @@ func (p *peer) owes(block uint32, pt *part) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w, ok := p.wanted[block]
-	return ok && w.part == pt
+	return ok && w.part == pt || p.owesRun(block, pt)
 }
 
 // drop forgets what was asked of the peer for a part, which it will not answer.
@@ -231,8 +256,8 @@ func (p *peer) depth() int {
 }
 
 // expect estimates when n more blocks asked now would have come. A peer that was not measured yet counts as
-// a good one, or it would never be measured.
-func (p *peer) expect(n int) time.Duration {
+// a good one, or it would never be measured. Peers of ours let urgent blocks overtake.
+func (p *peer) expect(n int, c blob.Class) time.Duration {
 	const assumed = 100e6 // bytes per second
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -240,7 +265,11 @@ func (p *peer) expect(n int) time.Duration {
 	if rate == 0 {
 		rate = assumed
 	}
-	blocks := float64(int(p.inflight.Load()) + n)
+	ahead := p.inflight.Load()
+	if c <= blob.Read && p.ours() {
+		ahead = p.urgent.Load()
+	}
+	blocks := float64(int(ahead) + n)
 	return p.meter.rtt + time.Duration(blocks*blockSize/max(rate, 1000)*float64(time.Second))
 }
 
@@ -253,7 +282,7 @@ func (p *peer) reoffer() {
 	for i := range offered {
 		switch {
 		case p.closing:
-		case !p.choking:
+		case !p.choking || p.ours(): // peers of ours serve what somebody is blocked on in any case
 			offered[i] = p.have[i]
 		case p.fastSet != nil:
 			offered[i] = p.have[i] & p.fastSet[i]

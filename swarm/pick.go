@@ -1,7 +1,6 @@
 package swarm
 
 import (
-	"slices"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -35,8 +34,18 @@ func (l *loop) place(pt *part) (done bool) {
 		l.gather(pt)
 		return true
 	}
+	if now().Before(pt.after) {
+		return false
+	}
+	switch p, verdict := l.parent(pt); verdict {
+	case askParent:
+		l.ask(pt, p, true)
+		return true
+	case waitForParent:
+		return false
+	}
 	p, _, room := l.best(pt)
-	if p != nil && !room {
+	if p != nil && !room || p == nil && l.choked(pt) {
 		return false
 	}
 	if p == nil {
@@ -44,7 +53,7 @@ func (l *loop) place(pt *part) (done bool) {
 		pt.f.fail(unavailable(pt.run, "no connected peer can deliver"))
 		return true
 	}
-	l.ask(pt, p)
+	l.ask(pt, p, false)
 	return true
 }
 
@@ -56,9 +65,10 @@ func (l *loop) best(pt *part) (best *peer, first time.Duration, room bool) {
 		return nil, 0, false
 	}
 	n := int(pt.run.Count)
+	urgent := pt.f.class <= blob.Read
 next:
 	for p := range l.peers {
-		if p.closing || !p.offers(pt.piece) || slices.Contains(pt.refused, p) || pt.f.only != nil && pt.f.only != p {
+		if p.closing || !p.offersPart(pt) || pt.wasRefused(p) || pt.f.only != nil && pt.f.only != p || !urgent && p.chokesBulk(pt.piece) {
 			continue
 		}
 		for _, a := range pt.asks {
@@ -66,7 +76,7 @@ next:
 				continue next
 			}
 		}
-		if d := p.expect(n); best == nil || d < first {
+		if d := p.expect(n, pt.f.class); best == nil || d < first {
 			best, first = p, d
 		}
 	}
@@ -76,7 +86,10 @@ next:
 // room reports whether n more blocks may be asked of the peer. For urgent ones, which somebody waits for, its
 // depth may be exceeded up to what it takes at all.
 func (p *peer) room(n int, c blob.Class) bool {
-	inflight := int(p.inflight.Load())
+	inflight := int(p.inflight.Load() - p.waiting.Load())
+	if c <= blob.Read && p.ours() {
+		return int(p.urgent.Load())+n <= maxRuns/2
+	}
 	if inflight == 0 || c <= blob.Read && inflight+n <= p.queue {
 		return true
 	}
@@ -85,19 +98,24 @@ func (p *peer) room(n int, c blob.Class) bool {
 
 // ask requests what is missing of a part from a peer, and the leaf hashes of the piece when nobody has been
 // asked for those.
-func (l *loop) ask(pt *part, p *peer) {
+//
+// planned: it may take its time for blocks that it does not have yet.
+func (l *loop) ask(pt *part, p *peer, planned bool) {
 	if pt.state == queued && !pt.counted {
 		pt.counted = true
 		pt.f.placed()
 	}
 	pt.state = asked
-	pt.asks = append(pt.asks, ask{p, now()})
+	pt.asks = append(pt.asks, ask{p, now(), planned})
 	p.parts[pt] = struct{}{}
 	l.active[pt] = struct{}{}
 	blocks := pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer))
+	if planned {
+		l.asked(pt, p, len(blocks))
+	}
 	var try *leafTry
 	if pt.f.whole == nil {
-		try = l.leavesFor(pt, p)
+		try = l.leavesFor(pt, p, planned)
 	}
 	if pt.state != asked {
 		return // its hashes cannot be had
@@ -107,7 +125,7 @@ func (l *loop) ask(pt *part, p *peer) {
 	}
 	switch {
 	case len(blocks) > 0:
-		p.ask(pt, blocks, try)
+		p.ask(pt, blocks, try, planned)
 	case try != nil:
 		p.out.send(func(b []byte) []byte { return p.appendTry(b, try) })
 	}
@@ -159,12 +177,24 @@ const (
 	// hedgeAfter is the least time without a block after which another peer is asked too. It is above a
 	// TCP retransmission after a lost segment (RTO min 200 ms, tcp(7)), which is the commonest short stall.
 	hedgeAfter = 200 * time.Millisecond
+	// hedgeBlock is that for what somebody is blocked on and peers of ours serve before all else: the tail loss
+	// probe of TCP (RFC 8985) recovers a lost last segment within two round trips, so after two ticks it is the
+	// peer itself that is stuck.
+	hedgeBlock = 2 * tickBusy
 	// An urgent part is asked elsewhere after two seconds even from a peer that has always been slow.
 	hedgeUrgent = 2 * time.Second
 	hedgeBulk   = 10 * time.Second
 	// maxAsks bounds the copies of one part.
 	maxAsks = 3
 )
+
+// hedgeable is after how long a part may be asked of another peer too.
+func (pt *part) hedgeable() time.Duration {
+	if pt.f.class <= blob.Read && len(pt.asks) > 0 && pt.asks[0].p.ours() {
+		return hedgeBlock
+	}
+	return hedgeAfter
+}
 
 // hedge asks another peer for parts of which nothing has come for longer than their peer usually takes.
 func (l *loop) hedge(at time.Time) {
@@ -178,6 +208,10 @@ func (l *loop) hedge(at time.Time) {
 		}
 		a := pt.asks[len(pt.asks)-1]
 		asked := at.Sub(a.at)
+		if a.planned {
+			l.follow(pt, a, at)
+			continue
+		}
 		if asked >= 2*tickBusy && pt.orphaned(at) {
 			for _, a := range pt.asks {
 				delete(a.p.parts, pt)
@@ -187,7 +221,7 @@ func (l *loop) hedge(at time.Time) {
 			l.requeue(pt)
 			continue
 		}
-		if asked < hedgeAfter || len(pt.asks) >= maxAsks {
+		if asked < pt.hedgeable() || len(pt.asks) >= maxAsks {
 			continue
 		}
 		silent := asked
@@ -199,8 +233,8 @@ func (l *loop) hedge(at time.Time) {
 			continue
 		}
 		// Stalled, or left far behind: somebody else would be done by now, twice over.
-		if silent >= l.patience(pt, a.p) || asked >= hedgeAfter+2*first {
-			l.ask(pt, p)
+		if silent >= l.patience(pt, a.p) || asked >= pt.hedgeable()+2*first {
+			l.ask(pt, p, false)
 		}
 	}
 }
@@ -231,5 +265,5 @@ func (l *loop) patience(pt *part, p *peer) time.Duration {
 	if pt.f.class <= blob.Read {
 		limit = hedgeUrgent
 	}
-	return min(limit, max(hedgeAfter, d))
+	return min(limit, max(pt.hedgeable(), d))
 }

@@ -19,6 +19,31 @@ func (t *Torrent) answerHashes(p *peer, r peerwire.HashRange) {
 	})
 }
 
+// hashesAsked answers a hash request of the peer, or, when it is a peer of ours and the leaves may still come,
+// lets it wait until they do: blocks that it waits for bring the need of their leaves along, and a reject would
+// only be followed by the next request.
+func (p *peer) hashesAsked(r peerwire.HashRange) {
+	t := p.t
+	if piece, ok := t.leavesOf(r); ok && p.ours() && !t.cfg.Store.PieceComplete(piece) {
+		if _, _, known := t.lookup(r); !known && t.lot.parkHashes(piece, hashWait{p, r, now().Add(errandDeadline)}) {
+			if _, _, known := t.lookup(r); known { // they came in between
+				t.lot.leavesKnown(piece)
+			}
+			return
+		}
+	}
+	t.answerHashes(p, r)
+}
+
+// leavesOf is the piece whose leaves a hash request asks for, when it asks for leaves of one piece at all.
+func (t *Torrent) leavesOf(r peerwire.HashRange) (piece uint32, ok bool) {
+	f := t.named[r.Root]
+	if f == nil || f.ratio > 1 || r.Base != 0 || r.Index >= f.geo.Blocks() || r.Length > max(2, f.geo.BlocksPerPiece()) {
+		return 0, false
+	}
+	return f.first + r.Index/f.geo.BlocksPerPiece(), true
+}
+
 // lookup finds the hashes of a range, and the uncles above them.
 func (t *Torrent) lookup(r peerwire.HashRange) (base, uncles []blob.Hash, ok bool) {
 	f := t.named[r.Root]

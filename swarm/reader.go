@@ -49,6 +49,9 @@ func (p *peer) readAll() error {
 
 // handle does what a message asks for. An error means that the peer broke the protocol.
 func (p *peer) handle(m peerwire.Message) error {
+	if m.ID == peerwire.Extended && m.Ext == extRuns && p.ext {
+		return p.ran(m)
+	}
 	switch m.ID {
 	case peerwire.Piece:
 		return p.receive(m)
@@ -62,7 +65,7 @@ func (p *peer) handle(m peerwire.Message) error {
 	case peerwire.Reject:
 		return p.rejected(m)
 	case peerwire.HashRequest:
-		p.t.answerHashes(p, m.Range)
+		p.hashesAsked(m.Range)
 	case peerwire.Hashes:
 		return p.hashesCame(m)
 	case peerwire.HashReject:
@@ -125,6 +128,9 @@ func (p *peer) told(m peerwire.Message) error {
 			return err
 		}
 		p.metadata.ext = h.Messages[peerwire.MetadataName]
+		if id := h.Messages[peerwire.RunsName]; id != 0 && p.fast {
+			p.runsID.Store(uint32(id)) // before the loop hears of it: its first run may be in the next message
+		}
 		p.t.post(peerSays{p, h})
 	}
 	return nil

@@ -1,6 +1,9 @@
 package swarm
 
 import (
+	"time"
+
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/relay"
 )
 
@@ -11,7 +14,272 @@ func (t *Torrent) SetAssignment(a relay.Assignment) { t.post(assigned{a}) }
 // that has not happened for long enough to be measured.
 func (t *Torrent) Uplink() int64 { return t.uplink.Load() }
 
+// Planned reports whether a peer is to pass a piece on to us, so that nobody else need be asked for it in bulk, and
+// in which lane: lanes do not wait for each other. It takes no lock.
+func (t *Torrent) Planned(piece uint32) (lane int, ok bool) {
+	s := t.scheme.Load()
+	if s == nil {
+		return 0, false
+	}
+	lane = relay.Stripe(s.geo, piece, s.stripes)
+	return lane, s.planned>>lane&1 != 0
+}
+
+// scheme is what others than the loop see of an assignment. It is immutable.
+type scheme struct {
+	geo     blob.Geometry
+	stripes int
+	planned uint32 // bit of a stripe: see Torrent.Planned
+	part    uint32 // blocks to ask for at once
+}
+
+// relaying is the plan as the loop follows it.
+type relaying struct {
+	picker  *relay.Picker // nil: there never was a plan
+	geo     blob.Geometry
+	a       relay.Assignment
+	parents map[relay.NodeID]bool
+	until   time.Time                   // bulk waits for the first assignment until then
+	offered bool                        // peers told of blocks since the last tick
+	came    [relay.MaxStripes]time.Time // when something came last
+}
+
 // assigned is a new assignment of the tracker.
 type assigned struct{ a relay.Assignment }
 
-func (e assigned) apply(l *loop) { l.assignment = e.a }
+func (e assigned) apply(l *loop) {
+	r, at := &l.relay, now()
+	r.until = time.Time{}
+	l.dirty = true
+	if r.picker == nil {
+		if e.a.Stripes == 0 {
+			return
+		}
+		r.geo = l.t.cfg.Store.Geometry()
+		r.picker = relay.NewPicker(r.geo)
+	}
+	r.a = e.a
+	r.parents = make(map[relay.NodeID]bool)
+	for _, ps := range e.a.Parents {
+		for _, p := range ps {
+			r.parents[p.ID] = true
+		}
+	}
+	r.picker.Assign(at, e.a)
+	for i := range r.came {
+		r.came[i] = at
+	}
+	for p := range l.peers {
+		p.marks = nil
+		l.serves(p)
+	}
+	l.publishScheme()
+}
+
+// publishScheme makes the assignment known to others than the loop.
+func (l *loop) publishScheme() {
+	r := &l.relay
+	l.t.relaying.Store(r.a.Stripes > 0)
+	if r.a.Stripes == 0 {
+		l.t.scheme.Store(nil)
+		return
+	}
+	s := &scheme{geo: r.geo, stripes: r.a.Stripes, part: blob.MaxBuffer}
+	for stripe := range min(r.a.Stripes, relay.MaxStripes) {
+		first := uint32(stripe) * relay.Unit(r.geo)
+		if first >= r.geo.Pieces() || !r.picker.Planned(first) {
+			continue
+		}
+		s.planned |= 1 << stripe
+		if id, ok := r.picker.From(now(), first); ok {
+			s.part = min(s.part, uint32(r.picker.Part(id)))
+		}
+	}
+	if old := l.t.scheme.Load(); old == nil || *old != *s {
+		l.t.scheme.Store(s)
+		l.t.notify()
+	}
+}
+
+// serves notes that a peer serves us, or no longer, and how far it is.
+func (l *loop) serves(p *peer) {
+	r := &l.relay
+	if r.picker == nil || p.closing || !p.known && !r.parents[p.id] {
+		return
+	}
+	if p.known || !p.choking { // peers of ours serve a plan in any case
+		r.picker.Connected(now(), p.id)
+		l.progress(p)
+	}
+}
+
+// progress tells the picker how far a peer has each stripe.
+func (l *loop) progress(p *peer) {
+	r := &l.relay
+	if r.picker == nil || r.a.Stripes == 0 || p.closing {
+		return
+	}
+	k, unit, n := uint32(min(r.a.Stripes, relay.MaxStripes)), relay.Unit(r.geo), l.t.geo.Pieces()
+	if len(p.marks) != int(k) {
+		p.marks = make([]uint32, k)
+		for s := range k {
+			p.marks[s] = s * unit
+		}
+	}
+	for s := range k {
+		at := p.marks[s]
+		for at < n && p.have.has(at) {
+			if at++; at%unit == 0 {
+				at += (k - 1) * unit
+			}
+		}
+		if at != p.marks[s] {
+			p.marks[s] = at
+			r.picker.Has(now(), p.id, relay.Watermark{Stripe: int(s), Piece: min(at, n)})
+		}
+	}
+}
+
+// unrelated notes that a peer is gone.
+func (l *loop) unrelated(p *peer) {
+	if l.relay.picker != nil {
+		l.relay.picker.Gone(now(), p.id, relay.Lost)
+	}
+}
+
+// lied notes that a peer sent what did not verify.
+func (l *loop) lied(p *peer) {
+	if l.relay.picker != nil {
+		l.relay.picker.Gone(now(), p.id, relay.Liar)
+	}
+}
+
+type parentVerdict uint8
+
+const (
+	noParent      parentVerdict = iota // nobody is to pass it on: ask whom you like
+	askParent                          // there is one
+	waitForParent                      // there is one, or will be, but not now
+)
+
+// planPatience is how long a stripe may stand still before its pieces are asked of anybody: the tracker and the
+// picker have had many chances by then.
+const planPatience = 10 * time.Second
+
+// parent is whom the plan says to ask for a part.
+func (l *loop) parent(pt *part) (*peer, parentVerdict) {
+	r, at := &l.relay, now()
+	if pt.f.class <= blob.Read {
+		return nil, noParent
+	}
+	if !r.until.IsZero() {
+		if at.Before(r.until) {
+			return nil, waitForParent
+		}
+		r.until = time.Time{}
+	}
+	if r.picker == nil || !r.picker.Planned(pt.piece) {
+		return nil, noParent
+	}
+	if at.Sub(r.came[relay.Stripe(r.geo, pt.piece, r.a.Stripes)]) > planPatience {
+		return nil, noParent
+	}
+	id, ok := r.picker.From(at, pt.piece)
+	if !ok || !l.t.avail.trusted.has(pt.piece) {
+		return nil, waitForParent
+	}
+	p := l.ids[id]
+	switch _, n := l.t.geo.extent(pt.run); {
+	case p == nil || p.closing:
+		return nil, waitForParent
+	case pt.wasRefused(p):
+		return nil, noParent
+	case !p.ours() && !p.offers(pt.piece):
+		return nil, waitForParent
+	case r.picker.Room(id) < int(n) && p.inflight.Load() > 0 || int(p.inflight.Load()+int32(pt.run.Count)) > p.queue:
+		return nil, waitForParent
+	}
+	return p, askParent
+}
+
+// asked notes that n blocks of a part were asked of its parent.
+func (l *loop) asked(pt *part, p *peer, n int) {
+	l.relay.picker.Asked(now(), p.id, pt.piece, n*blockSize)
+}
+
+// notComing notes that what is missing of a part will not come from a peer.
+func (l *loop) notComing(pt *part, p *peer) {
+	for _, a := range pt.asks {
+		if a.p == p && a.planned {
+			l.relay.picker.Dropped(p.id, len(pt.absentBlocks(nil))*blockSize)
+		}
+	}
+}
+
+// parentSent notes that bytes of a piece came from a parent. It is posted per data message while there is a plan.
+type parentSent struct {
+	p     *peer
+	piece uint32
+	n     int
+}
+
+func (e parentSent) apply(l *loop) {
+	r := &l.relay
+	if r.picker == nil {
+		return
+	}
+	at := now()
+	if k := r.a.Stripes; k > 0 {
+		r.came[relay.Stripe(r.geo, e.piece, k)] = at
+	}
+	r.picker.Came(at, e.p.id, e.piece, (e.n+blockSize-1)/blockSize*blockSize)
+	l.dirty = true
+}
+
+// follow looks whether a part that was asked as the plan says is still to come from there. A part that waits at
+// its parent is not late: nobody else need be asked as long as the parent stays.
+func (l *loop) follow(pt *part, a ask, at time.Time) {
+	r := &l.relay
+	if r.picker.Planned(pt.piece) {
+		id, ok := r.picker.From(at, pt.piece)
+		if !ok || id == a.p.id || l.ids[id] == nil || pt.wasRefused(l.ids[id]) {
+			if at.Sub(r.came[relay.Stripe(r.geo, pt.piece, max(1, r.a.Stripes))]) < planPatience {
+				return
+			}
+		}
+	} else if at.Sub(a.at) < hedgeAfter {
+		return
+	}
+	if last := pt.last.Load(); last > 0 && at.Sub(time.Unix(0, last)) < hedgeAfter {
+		return // it is just coming
+	}
+	l.withdraw(pt)
+}
+
+// withdraw takes a part back from whoever was asked, and has it asked anew.
+func (l *loop) withdraw(pt *part) {
+	for _, a := range pt.asks {
+		l.notComing(pt, a.p)
+		delete(a.p.parts, pt)
+		a.p.forget(pt)
+	}
+	pt.asks = nil
+	l.requeue(pt)
+}
+
+// relayTick does what depends on time.
+func (l *loop) relayTick(at time.Time) {
+	r := &l.relay
+	if r.offered {
+		r.offered = false
+		l.t.avail.raised = true
+	}
+	if r.picker == nil {
+		return
+	}
+	r.picker.Tick(at)
+	l.publishScheme()
+	if cs := r.picker.Complaints(); len(cs) > 0 && l.t.cfg.OnComplaints != nil {
+		l.t.cfg.OnComplaints(cs)
+	}
+}

@@ -77,7 +77,7 @@ func TestSpace(t *testing.T) {
 		f := s.files[s.fileOf(p)]
 		r := blob.Run{First: s.PieceBlocks(p).First, Count: s.PieceBlocks(f.end-1).End() - s.PieceBlocks(p).First}
 		next := r.First
-		for _, part := range split(s, r) {
+		for _, part := range split(s, r, blob.MaxBuffer) {
 			if part.First != next || part.Empty() || part.Count > blob.MaxBuffer || s.PiecesOf(part).Count != 1 {
 				t.Fatalf("part %s of %s at %d", part, r, next)
 			}

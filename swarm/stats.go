@@ -30,11 +30,12 @@ type PeerInfo struct {
 
 // meter measures how fast and how promptly a peer delivers. It is not safe for concurrent use.
 type meter struct {
-	lat   [64]time.Duration // request to block, the last ones
-	n     int               // samples in lat, ever
-	rtt   time.Duration     // the shortest seen, aged by tick; 0: none
-	rate  float64           // bytes per second, exponentially weighted
-	bytes int64             // at the last tick
+	lat    [64]time.Duration // request to block, the last ones
+	n      int               // samples in lat, ever
+	rtt    time.Duration     // the shortest seen, aged by tick; 0: none
+	rate   float64           // bytes per second, exponentially weighted
+	bytes  int64             // at the last tick
+	blocks int               // that came besides those in n, ever
 }
 
 // rttFloor is the least round trip that the queue depth is computed from. Loopback and datacenter round
@@ -49,6 +50,16 @@ func (m *meter) received(d time.Duration) {
 	if m.rtt == 0 || d < m.rtt {
 		m.rtt = d
 	}
+}
+
+// receivedRun notes that n blocks of a run came d after it was asked for; wait: they may not have been there
+// then.
+func (m *meter) receivedRun(d time.Duration, n int, wait bool) {
+	if !wait {
+		m.received(d)
+		n--
+	}
+	m.blocks += n
 }
 
 // tick notes that total bytes have come so far, the last of them within elapsed, and that inflight blocks
@@ -83,5 +94,5 @@ func (m *meter) p95() time.Duration {
 func (m *meter) depth() int {
 	const lo, hi = 64, 512
 	d := 2 * m.rate * max(m.rtt, rttFloor).Seconds() / blockSize
-	return min(blob.MaxBuffer+m.n, int(max(lo, min(hi, d))))
+	return min(blob.MaxBuffer+m.n+m.blocks, int(max(lo, min(hi, d))))
 }

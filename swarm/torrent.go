@@ -23,6 +23,11 @@ type Store interface {
 	PieceComplete(piece uint32) bool
 	// OnPiece calls f, on the goroutine that stored the last block, whenever a piece becomes complete.
 	OnPiece(f func(piece uint32)) (cancel func())
+	// Has reports whether every block of r is present.
+	Has(r blob.Run) bool
+	// OnBlocks calls f, on the goroutine that stored them and before what OnPiece calls, whenever blocks of a run
+	// become present; not all of the run need to be.
+	OnBlocks(f func(blob.Run)) (cancel func())
 	// Root is the root of a piece and who vouches for it; blob.Unknown when there is none.
 	Root(piece uint32) (blob.Hash, blob.Trust)
 	SetRoot(piece uint32, root blob.Hash, t blob.Trust) error
@@ -63,6 +68,9 @@ type Config struct {
 	// that are absent here: whoever fetches for the store should bring them, too. It is called by readers,
 	// again and again for the same blocks, and must not block.
 	OnWanted func(blob.Run)
+	// AwaitPlan is how long bulk transfer waits for the first assignment; 0: it does not. A node that has a
+	// tracker gives it the time to say who takes what from whom, before everybody asks the one seeder.
+	AwaitPlan time.Duration
 	// Files, of a v2 or hybrid torrent of several files, takes the place of Name, Root and Store: those that are
 	// not empty, in the order of the torrent, without pad files.
 	Files []File
@@ -95,6 +103,7 @@ type Torrent struct {
 	log   *slog.Logger
 	board *board
 	avail *availability
+	lot   *lot
 
 	events chan event
 	wake   chan struct{} // something is in found, or roots is set
@@ -104,16 +113,20 @@ type Torrent struct {
 	wg     sync.WaitGroup // loop, readers, writers, dials
 
 	closing sync.Once
-	silent  func() // ends Store.OnPiece
+	silent  func() // ends Store.OnPiece and OnBlocks
 
 	roots atomic.Bool // RootsChanged was called and not yet applied
 	down  atomic.Int64
 	up    atomic.Int64
 
-	uplink atomic.Int64 // see Uplink
+	uplink   atomic.Int64           // see Uplink
+	relaying atomic.Bool            // there is a plan
+	scheme   atomic.Pointer[scheme] // see Planned
+	own      atomic.Int32           // connected peers of ours
 
 	mu        sync.Mutex // guards what follows
 	found     []uint32   // pieces that became complete and were not announced yet
+	fresh     []blob.Run // blocks that became present and peers of ours were not told of
 	listeners map[int]func()
 	listener  int
 }
@@ -132,6 +145,7 @@ func newTorrent(n *Node, c Config) (*Torrent, error) {
 		node: n, cfg: c, geo: geo, files: files, named: make(map[blob.Hash]*file),
 		log:       n.log.With("torrent", fmt.Sprintf("%x", c.Keys[0][:4])),
 		board:     newBoard(geo.Pieces()),
+		lot:       newLot(),
 		avail:     newAvailability(geo.Pieces()),
 		events:    make(chan event, 256),
 		wake:      make(chan struct{}, 1),
@@ -145,7 +159,8 @@ func newTorrent(n *Node, c Config) (*Torrent, error) {
 		f.adoptTrivialLeaves()
 	}
 	delete(t.named, blob.Hash{})
-	t.silent = t.cfg.Store.OnPiece(t.pieceFound)
+	pieces, blocks := t.cfg.Store.OnPiece(t.pieceFound), t.cfg.Store.OnBlocks(t.blocksFound)
+	t.silent = func() { pieces(); blocks() }
 	l := newLoop(t)
 	t.wg.Go(l.run)
 	return t, nil
@@ -167,14 +182,15 @@ func (t *Torrent) Hear(source netip.Addr, addrs ...netip.AddrPort) {
 }
 
 // Has reports whether every block of r could be asked for now: for each piece that r touches, some
-// connected peer that serves us has it, and somebody we trust vouches for its root. It takes no lock.
+// connected peer that serves us has it, or what is asked of it, and somebody we trust vouches for its root. It
+// takes no lock when peers have whole pieces.
 func (t *Torrent) Has(r blob.Run) bool { return len(t.files) == 1 && t.has(r) }
 
 func (t *Torrent) has(r blob.Run) bool {
 	if r.Empty() || r.End() < r.First || r.End() > t.geo.Blocks() {
 		return false
 	}
-	return t.avail.has(t.geo.PiecesOf(r))
+	return t.avail.has(t.geo.PiecesOf(r)) || t.avail.hasBlocks(t.geo, r)
 }
 
 // Changed registers f, which is called (and must not block) when Has may have become true for some run. It
@@ -252,6 +268,7 @@ func (t *Torrent) pieceFound(piece uint32) {
 	t.found = append(t.found, piece)
 	t.mu.Unlock()
 	t.nudge()
+	t.lot.leavesKnown(piece)
 }
 
 // notify calls the listeners of Changed.

@@ -21,7 +21,7 @@ func TestSplit(t *testing.T) {
 		first := rapid.Uint32Range(0, g.Blocks()-1).Draw(t, "first")
 		r := blob.Run{First: first, Count: rapid.Uint32Range(0, g.Blocks()-first).Draw(t, "count")}
 		at := r.First
-		for _, p := range split(g, r) {
+		for _, p := range split(g, r, blob.MaxBuffer) {
 			if p.First != at || p.Empty() || p.Count > blob.MaxBuffer || g.PiecesOf(p).Count != 1 {
 				t.Fatalf("part %s of %s at %d", p, r, at)
 			}
@@ -30,7 +30,7 @@ func TestSplit(t *testing.T) {
 		if at != r.End() {
 			t.Fatalf("parts end at %d of %s", at, r)
 		}
-		if pieces := g.PiecesOf(r); r.Count <= blob.MaxBuffer && pieces.Count == 1 && len(split(g, r)) != 1 {
+		if pieces := g.PiecesOf(r); r.Count <= blob.MaxBuffer && pieces.Count == 1 && len(split(g, r, blob.MaxBuffer)) != 1 {
 			t.Fatalf("a small run is cut: %s", r)
 		}
 	})
@@ -251,17 +251,17 @@ func TestOutbox(t *testing.T) {
 	o.send(peerwire.AppendKeepAlive)
 	var got []request
 	for {
-		control, r, ok, err := o.next()
+		control, j, err := o.next(blob.MaxBuffer)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if (len(control) == 4) != (len(got) == 0) {
 			t.Errorf("control %x at %d", control, len(got))
 		}
-		if !ok {
+		if j.kind == noJob {
 			break
 		}
-		got = append(got, r)
+		got = append(got, j.request)
 	}
 	want := []request{block(5, 3), block(7, 1), block(0, 0), block(0, 1), block(0, 3), block(0, 4), block(0, 5), block(0, 6), block(0, 7)}
 	if !slices.Equal(got, want) {
@@ -278,7 +278,7 @@ func TestOutbox(t *testing.T) {
 	for range 3 {
 		o.send(func(b []byte) []byte { return append(b, make([]byte, maxControl)...) })
 	}
-	if _, _, _, err := o.next(); err != errFlood {
+	if _, _, err := o.next(blob.MaxBuffer); err != errFlood {
 		t.Errorf("flood: %v", err)
 	}
 }

@@ -342,7 +342,7 @@ func (l *loop) bestForWhole(a *assembly) (best *peer) {
 		if p.closing || !p.offers(a.piece) || slices.Contains(a.refused, p) {
 			continue
 		}
-		if d := p.expect(int(a.run.Count)); best == nil || d < first {
+		if d := p.expect(int(a.run.Count), a.class); best == nil || d < first {
 			best, first = p, d
 		}
 	}

@@ -25,11 +25,12 @@ func (p *peer) write() {
 func (p *peer) writeAll() error {
 	var renewed time.Time
 	for {
-		control, r, block, err := p.out.next()
+		control, j, err := p.out.next(min(p.flow.part(), p.t.node.burst()))
 		if err != nil {
 			return err
 		}
-		if len(control) == 0 && !block {
+		if len(control) == 0 && j.kind == noJob {
+			p.flow.idle()
 			select {
 			case <-p.out.wake:
 				continue
@@ -42,13 +43,17 @@ func (p *peer) writeAll() error {
 			p.conn.SetWriteDeadline(t.Add(writeTimeout))
 			p.spoke.Store(t.UnixNano())
 		}
-		if !block {
-			if err := p.wr.Send(control); err != nil {
-				return fmt.Errorf("send: %w", err)
+		switch j.kind {
+		case noJob:
+			if err = p.wr.Send(control); err != nil {
+				err = fmt.Errorf("send: %w", err)
 			}
-			continue
+		case blockJob:
+			err = p.upload(control, j.request)
+		case runJob:
+			err = p.answerRun(control, j)
 		}
-		if err := p.upload(control, r); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -59,22 +64,13 @@ var zeros [blockSize]byte
 
 // upload sends small messages and one block.
 func (p *peer) upload(control []byte, r request) error {
-	n := int(r.length)
-	if l := p.t.node.limiter; l != nil {
-		// What is ready must not wait for bandwidth.
-		if err := p.wr.Send(control); err != nil {
-			return fmt.Errorf("send: %w", err)
-		}
-		control = control[:0]
-		if err := l.WaitN(p.ctx, n); err != nil {
-			return fmt.Errorf("upload limit: %w", err)
-		}
-		p.conn.SetWriteDeadline(now().Add(writeTimeout))
+	control, err := p.throttle(control, int(r.length))
+	if err != nil {
+		return err
 	}
 	head := peerwire.AppendPieceHeader(control, r.piece, r.begin, r.length)
 	off := int64(r.piece)*p.t.geo.PieceLength + int64(r.begin)
-	n = int(max(0, min(int64(n), p.t.geo.pieceLen(r.piece)-int64(r.begin))))
-	var err error
+	n := int(max(0, min(int64(r.length), p.t.geo.pieceLen(r.piece)-int64(r.begin))))
 	if n > 0 {
 		err = p.wr.Piece(head, p.t.cfg.Store, off, n)
 	} else {
@@ -86,10 +82,33 @@ func (p *peer) upload(control []byte, r request) error {
 	if err != nil {
 		return fmt.Errorf("upload of %d bytes at %d: %w", n, off, err)
 	}
+	p.sentBytes(n)
+	return nil
+}
+
+// throttle waits until n more bytes may be sent. Small messages do not wait for that: what is left of them is
+// returned.
+func (p *peer) throttle(control []byte, n int) ([]byte, error) {
+	l := p.t.node.limiter
+	if l == nil {
+		return control, nil
+	}
+	if err := p.wr.Send(control); err != nil {
+		return nil, fmt.Errorf("send: %w", err)
+	}
+	if err := l.WaitN(p.ctx, n); err != nil {
+		return nil, fmt.Errorf("upload limit: %w", err)
+	}
+	p.conn.SetWriteDeadline(now().Add(writeTimeout))
+	return control[:0], nil
+}
+
+// sentBytes counts n bytes of payload that went out.
+func (p *peer) sentBytes(n int) {
 	p.up.Add(int64(n))
 	p.t.up.Add(int64(n))
+	p.flow.sent(n)
 	if f := p.t.node.opts.OnBytes; f != nil {
 		f(p.addr, 0, n)
 	}
-	return nil
 }

@@ -28,6 +28,7 @@ type MemStore struct {
 	roots   []blob.Hash
 	trust   []blob.Trust
 	onPiece map[int]func(uint32)
+	onBlock map[int]func(blob.Run)
 	next    int
 	puts    int // blocks accepted
 	corrupt int // blocks refused
@@ -44,6 +45,7 @@ func NewMemStore(g blob.Geometry) *MemStore {
 		present: make([]bool, g.Blocks()), left: make([]int, g.Pieces()), missing: int(g.Blocks()),
 		leaves: make([][]blob.Hash, g.Pieces()), roots: make([]blob.Hash, g.Pieces()),
 		trust: make([]blob.Trust, g.Pieces()), onPiece: make(map[int]func(uint32)),
+		onBlock: make(map[int]func(blob.Run)),
 	}
 	for p := range g.Pieces() {
 		s.left[p] = int(g.PieceBlocks(p).Count)
@@ -115,12 +117,13 @@ func (s *MemStore) Put(r blob.Run, data []byte, t blob.Trust) error {
 	if int64(len(data)) != n {
 		return fmt.Errorf("put %s: %w: %d bytes", r, blob.ErrInvalid, len(data))
 	}
+	sums := make([]blob.Hash, r.Count)
+	blob.Leaves(sums, data)
 	for i := range r.Count {
 		b := r.First + i
 		p := s.geo.PieceOf(b)
 		at := b - s.geo.PieceBlocks(p).First
-		d := data[int(i)*blob.BlockSize:]
-		h := blob.Leaf(d[:min(len(d), blob.BlockSize)])
+		h := sums[i]
 		s.mu.Lock()
 		leaves := s.leaves[p]
 		if t >= blob.Direct && leaves == nil {
@@ -161,7 +164,14 @@ func (s *MemStore) Put(r blob.Run, data []byte, t blob.Trust) error {
 	for _, f := range s.onPiece {
 		calls = append(calls, f)
 	}
+	var told []func(blob.Run)
+	for _, f := range s.onBlock {
+		told = append(told, f)
+	}
 	s.mu.Unlock()
+	for _, f := range told {
+		f(r)
+	}
 	for _, p := range done {
 		for _, f := range calls {
 			f(p)
@@ -225,6 +235,32 @@ func (s *MemStore) OnPiece(f func(uint32)) (cancel func()) {
 		defer s.mu.Unlock()
 		delete(s.onPiece, id)
 	}
+}
+
+// OnBlocks calls f whenever blocks become present.
+func (s *MemStore) OnBlocks(f func(blob.Run)) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.next
+	s.next++
+	s.onBlock[id] = f
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.onBlock, id)
+	}
+}
+
+// Has reports whether every block of a run is present.
+func (s *MemStore) Has(r blob.Run) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for b := r.First; b < r.End(); b++ {
+		if !s.present[b] {
+			return false
+		}
+	}
+	return true
 }
 
 // Root is the root of a piece.
