@@ -211,7 +211,7 @@ func (l *loop) asked(pt *part, p *peer, n int) {
 func (l *loop) notComing(pt *part, p *peer) {
 	for _, a := range pt.asks {
 		if a.p == p && a.planned {
-			l.relay.picker.Dropped(p.id, len(pt.absentBlocks(nil))*blockSize)
+			l.relay.picker.Dropped(now(), p.id, pt.piece, len(pt.absentBlocks(nil))*blockSize)
 		}
 	}
 }
