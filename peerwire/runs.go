@@ -13,7 +13,7 @@ const RunsName = "pantala"
 
 // RunsID is the extended message id under which this package wants to receive the extension: [Reader] parses
 // frames with this id as such.
-const RunsID = 3
+const RunsID = 17
 
 // MaxRun is the longest payload of one data message, in bytes: what one transfer buffer holds.
 const MaxRun = blob.MaxBuffer * blob.BlockSize

@@ -26,37 +26,37 @@ var runs = []struct {
 }{
 	{
 		"run", peerwire.AppendRun(nil, id, peerwire.Run{Class: 3, Flags: peerwire.RunWait, Tag: 7, Block: 0x100, Count: 16, Millis: 20_000}),
-		"00000015" + "14" + "03" + "00" + "03" + "01" + "00000007" + "00000100" + "00000010" + "00004e20",
+		"00000015" + "14" + "11" + "00" + "03" + "01" + "00000007" + "00000100" + "00000010" + "00004e20",
 		peerwire.Message{Run: peerwire.Run{Class: 3, Flags: peerwire.RunWait, Tag: 7, Block: 0x100, Count: 16, Millis: 20_000}},
 	},
 	{
 		"data", append(peerwire.AppendDataHeader(nil, id, peerwire.Run{Flags: peerwire.DataLast, Tag: 7, Block: 0x100, Bytes: 3}, 3), "abc"...),
-		"00000013" + "14" + "03" + "01" + "01" + "00000007" + "00000100" + "00000003" + "616263",
+		"00000013" + "14" + "11" + "01" + "01" + "00000007" + "00000100" + "00000003" + "616263",
 		peerwire.Message{Length: 3, Run: peerwire.Run{Op: peerwire.OpData, Flags: peerwire.DataLast, Tag: 7, Block: 0x100, Bytes: 3}},
 	},
 	{
-		"cancel", peerwire.AppendRunCancel(nil, id, 7), "00000007" + "14" + "03" + "02" + "00000007",
+		"cancel", peerwire.AppendRunCancel(nil, id, 7), "00000007" + "14" + "11" + "02" + "00000007",
 		peerwire.Message{Run: peerwire.Run{Op: peerwire.OpCancel, Tag: 7}},
 	},
 	{
 		"reject", peerwire.AppendRunReject(nil, id, 7, peerwire.ReasonBusy, 100),
-		"0000000c" + "14" + "03" + "03" + "02" + "00000007" + "00000064",
+		"0000000c" + "14" + "11" + "03" + "02" + "00000007" + "00000064",
 		peerwire.Message{Run: peerwire.Run{Op: peerwire.OpReject, Tag: 7, Reason: peerwire.ReasonBusy, Millis: 100}},
 	},
 	{
 		"snapshot", peerwire.AppendRanges(nil, id, true, []blob.Run{{First: 1, Count: 2}, {First: 9, Count: 1}}),
-		"00000014" + "14" + "03" + "04" + "00" + "0000000100000002" + "0000000900000001",
+		"00000014" + "14" + "11" + "04" + "00" + "0000000100000002" + "0000000900000001",
 		peerwire.Message{
 			Run:  peerwire.Run{Op: peerwire.OpHave, Whole: true},
 			Data: []byte{0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 1},
 		},
 	},
 	{
-		"delta of nothing", peerwire.AppendRanges(nil, id, false, nil), "00000004" + "14" + "03" + "04" + "01",
+		"delta of nothing", peerwire.AppendRanges(nil, id, false, nil), "00000004" + "14" + "11" + "04" + "01",
 		peerwire.Message{Run: peerwire.Run{Op: peerwire.OpHave}, Data: []byte{}},
 	},
 	{
-		"unknown op", peerwire.AppendExtended(nil, id, []byte{99, 1, 2}), "00000005" + "14" + "03" + "63" + "0102",
+		"unknown op", peerwire.AppendExtended(nil, id, []byte{99, 1, 2}), "00000005" + "14" + "11" + "63" + "0102",
 		peerwire.Message{Run: peerwire.Run{Op: 99}},
 	},
 }

@@ -39,7 +39,7 @@ const (
 func (p *peer) runAsked(m peerwire.Run) error {
 	t := p.t
 	run := blob.Run{First: m.Block, Count: m.Count}
-	if run.End() > t.geo.Blocks() {
+	if run.End() > t.geo.Blocks() || t.geo.PiecesOf(run).Count != 1 || !t.geo.isBlock(run.End()-1) {
 		return fmt.Errorf("%w: run of blocks %s of %d", blob.ErrInvalid, run, t.geo.Blocks())
 	}
 	at := now()
