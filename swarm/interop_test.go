@@ -43,6 +43,7 @@ type canonical struct {
 	root     blob.Hash
 	infohash blob.Hash
 	torrent  []byte
+	info     []byte
 	file     string // name of the file in it
 }
 
@@ -53,6 +54,7 @@ func newCanonical(t *testing.T, size int64) (c canonical) {
 	c.root = s.TreeRoot()
 	digest := blob.Hash(sha256.Sum256(c.data))
 	info := blob.CanonicalInfo(digest, size, c.root)
+	c.info = info
 	c.infohash, c.file = blob.InfoHash(info), "sha256:"+digest.String()
 	layers := "de"
 	if n := c.geo.Pieces(); n > 1 {
@@ -84,6 +86,12 @@ func startLibtorrent(t *testing.T, c canonical, dir string, connect ...string) *
 	if err := os.WriteFile(torrent, c.torrent, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return openLibtorrent(t, torrent, dir, connect...)
+}
+
+// openLibtorrent starts a peer for a .torrent or a magnet link.
+func openLibtorrent(t *testing.T, torrent, dir string, connect ...string) *libtorrent {
+	t.Helper()
 	p := &libtorrent{cmd: exec.Command(python, append([]string{"testdata/libtorrent_peer.py", torrent, dir}, connect...)...)}
 	p.cmd.Stderr = os.Stderr
 	in, err := p.cmd.StdinPipe()

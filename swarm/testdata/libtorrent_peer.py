@@ -1,6 +1,6 @@
 """A libtorrent 2 peer on loopback for the interoperability tests.
 
-usage: libtorrent_peer.py TORRENT FOLDER [HOST:PORT]
+usage: libtorrent_peer.py TORRENT|MAGNET FOLDER [HOST:PORT]
 
 Prints "LISTENING port", connects to HOST:PORT when given, prints "SEEDING" when the torrent is complete and
 verified, and ends when its standard input is closed.
@@ -19,8 +19,11 @@ settings = {
     "alert_mask": lt.alert.category_t.all_categories,
 }
 session = lt.session(settings)
-params = lt.add_torrent_params()
-params.ti = lt.torrent_info(sys.argv[1])
+if sys.argv[1].startswith("magnet:"):
+    params = lt.parse_magnet_uri(sys.argv[1])
+else:
+    params = lt.add_torrent_params()
+    params.ti = lt.torrent_info(sys.argv[1])
 params.save_path = sys.argv[2]
 params.flags &= ~lt.torrent_flags.auto_managed
 params.flags &= ~lt.torrent_flags.paused
@@ -43,7 +46,8 @@ while not ended.is_set():
         listening = True
         print("LISTENING", session.listen_port(), flush=True)
     status = handle.status()
-    if not connected and len(sys.argv) > 3 and status.state in (lt.torrent_status.downloading, lt.torrent_status.seeding):
+    if not connected and len(sys.argv) > 3 and status.state in (
+            lt.torrent_status.downloading_metadata, lt.torrent_status.downloading, lt.torrent_status.seeding):
         connected = True
         host, port = sys.argv[3].rsplit(":", 1)
         handle.connect_peer((host, int(port)))
