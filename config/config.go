@@ -17,6 +17,10 @@ type Config struct {
 	Trackers    []string      // announce URLs, or srv:NAME; none: no swarm but the peers that are named
 	Zone        string        // where this machine stands, most significant part first: region/zone/rack/host
 	Role        string        // Peer or Seed
+	PEX         bool          // peers are exchanged with peers (BEP 11)
+	LSD         string        // On, Off or Auto: discovery on the local network (BEP 14)
+	DHT         bool          // the distributed hash table (BEP 5)
+	Bootstrap   []string      // HOST:PORT of nodes of the DHT to start from
 	LogLevel    slog.Level    // least level that is logged
 	Fill        string        // "never", "idle" or "eager": how a mounted blob is completed
 	Timeout     time.Duration // how long a read waits for somebody who can deliver
@@ -38,6 +42,13 @@ const (
 	Seed = "seed" // completes everything, and reads from the origin for others
 )
 
+// Whether to look for peers on the local network. Auto: when peers from elsewhere can connect.
+const (
+	On   = "on"
+	Off  = "off"
+	Auto = "auto"
+)
+
 // DefaultMemory is the bound of transfer buffers in bytes: 256 transfers of blob.MaxBuffer blocks at once,
 // which fills a 10 Gbit/s link up to a round trip of 50 ms and leaves room in a 256 MiB cgroup.
 const DefaultMemory = 64 << 20
@@ -54,6 +65,8 @@ func Default(uid int, getenv func(string) string) Config {
 	return Config{
 		State:       stateDir(uid, getenv),
 		Listen:      "127.0.0.1:0",
+		PEX:         true,
+		LSD:         Auto,
 		Role:        Peer,
 		LogLevel:    slog.LevelInfo,
 		Fill:        "idle",

@@ -58,11 +58,11 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestLayers(t *testing.T) {
-	path := write(t, "state: /file\nlisten: 127.0.0.1:1\nfill: never\nquota: 10GiB\ntracker: [http://a/announce, http://b/announce]\nlog-level: debug\nhard: true\nzone: eu/a\n")
+	path := write(t, "state: /file\nlisten: 127.0.0.1:1\nfill: never\nquota: 10GiB\ntracker: [http://a/announce, http://b/announce]\nlog-level: debug\nhard: true\nzone: eu/a\npex: off\nlsd: on\ndht-bootstrap: [a:1, 'b:2']\n")
 	got, err := Load(Input{
 		File:  path,
 		Env:   []string{"PANTALA_LISTEN=127.0.0.1:2", "PANTALA_FILL=eager", "PANTALA_TIMEOUT=5s", "PANTALA_STRICT=1", "PANTALA_ROLE=seed", "PANTALA_QUOTA=", "OTHER=x"},
-		Flags: map[string]string{"listen": ":3", "memory": "8MiB", "passthrough": "false"},
+		Flags: map[string]string{"listen": ":3", "memory": "8MiB", "passthrough": "false", "dht": "on"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestLayers(t *testing.T) {
 	wantFrom := map[string]string{
 		"state": path + ": state", "listen": "flag --listen", "fill": "PANTALA_FILL", "quota": path + ": quota",
 		"tracker": path + ": tracker", "log-level": path + ": log-level", "hard": path + ": hard",
-		"zone": path + ": zone", "role": "PANTALA_ROLE", "timeout": "PANTALA_TIMEOUT", "strict": "PANTALA_STRICT", "memory": "flag --memory", "passthrough": "flag --passthrough",
+		"zone": path + ": zone", "pex": path + ": pex", "lsd": path + ": lsd", "dht-bootstrap": path + ": dht-bootstrap", "dht": "flag --dht", "role": "PANTALA_ROLE", "timeout": "PANTALA_TIMEOUT", "strict": "PANTALA_STRICT", "memory": "flag --memory", "passthrough": "flag --passthrough",
 	}
 	if d := cmp.Diff(wantFrom, from); d != "" {
 		t.Errorf("origins (-want +got):\n%s", d)
@@ -84,6 +84,7 @@ func TestLayers(t *testing.T) {
 	want := Config{
 		State: "/file", Listen: ":3", Zone: "eu/a", Role: Seed, Trackers: []string{"http://a/announce", "http://b/announce"}, LogLevel: slog.LevelDebug,
 		Fill: "eager", Timeout: 5 * time.Second, Hard: true, Strict: true, Quota: 10 << 30, Memory: 8 << 20, AllowOther: true,
+		LSD: On, DHT: true, Bootstrap: []string{"a:1", "b:2"},
 	}
 	got.from = nil
 	if got.File() != path {
@@ -128,6 +129,10 @@ func TestRefused(t *testing.T) {
 		{"address", "listen: 7700", "", [2]string{}, []string{"HOST:PORT"}},
 		{"port", "listen: 'a:99999'", "", [2]string{}, []string{"HOST:PORT"}},
 		{"zone", "zone: eu//a", "", [2]string{}, []string{"zone", "eu/zone-a/rack-7/host-3"}},
+		{"lsd", "lsd: perhaps", "", [2]string{}, []string{"on, off, auto"}},
+		{"pex", "", "PANTALA_PEX=maybe", [2]string{}, []string{"PANTALA_PEX", "neither on nor off"}},
+		{"dht-bootstrap", "dht-bootstrap: router", "", [2]string{}, []string{"HOST:PORT"}},
+		{"dht-bootstrap without a port", "dht-bootstrap: 'router:0'", "", [2]string{}, []string{"HOST:PORT"}},
 		{"role", "role: server", "", [2]string{}, []string{"peer, seed"}},
 		{"bare number for a time", "timeout: 30", "", [2]string{}, []string{"30s"}},
 		{"no time at all", "timeout: 0s", "", [2]string{}, []string{"longer than zero"}},

@@ -25,12 +25,16 @@ type key struct {
 var keys = []key{
 	{"allow-other", func(c *Config, v any) error { return boolean(&c.AllowOther, v) }},
 	{"cacert", func(c *Config, v any) error { return text(&c.CACert, v) }},
+	{"dht", func(c *Config, v any) error { return onOff(&c.DHT, v) }},
+	{"dht-bootstrap", func(c *Config, v any) error { return addresses(&c.Bootstrap, v) }},
 	{"fill", func(c *Config, v any) error { return oneOf(&c.Fill, v, "never", "idle", "eager") }},
 	{"hard", func(c *Config, v any) error { return boolean(&c.Hard, v) }},
 	{"listen", func(c *Config, v any) error { return address(&c.Listen, v) }},
 	{"log-level", func(c *Config, v any) error { return level(&c.LogLevel, v) }},
+	{"lsd", func(c *Config, v any) error { return switched(&c.LSD, v) }},
 	{"memory", func(c *Config, v any) error { return size(&c.Memory, v, 1<<20) }},
 	{"passthrough", func(c *Config, v any) error { return boolean(&c.Passthrough, v) }},
+	{"pex", func(c *Config, v any) error { return onOff(&c.PEX, v) }},
 	{"quota", func(c *Config, v any) error { return size(&c.Quota, v, 0) }},
 	{"role", func(c *Config, v any) error { return oneOf(&c.Role, v, Peer, Seed) }},
 	{"state", func(c *Config, v any) error { return text(&c.State, v) }},
@@ -79,6 +83,74 @@ func oneOf(to *string, v any, words ...string) error {
 		return nil
 	}
 	return fmt.Errorf("%v is none of %s", v, strings.Join(words, ", "))
+}
+
+// onOff takes the words of people and those of YAML.
+func onOff(to *bool, v any) error {
+	if s, ok := v.(string); ok && (s == On || s == Off) {
+		*to = s == On
+		return nil
+	}
+	if boolean(to, v) != nil {
+		return fmt.Errorf("%v is neither on nor off", v)
+	}
+	return nil
+}
+
+// switched is onOff that may be left to the program.
+func switched(to *string, v any) error {
+	var on bool
+	switch {
+	case v == Auto:
+		*to = Auto
+	case onOff(&on, v) != nil:
+		return fmt.Errorf("%v is none of on, off, auto", v)
+	case on:
+		*to = On
+	default:
+		*to = Off
+	}
+	return nil
+}
+
+// list takes texts as a list or separated by commas; an empty value switches off what a lower layer named.
+func list(v any) (all []string, err error) {
+	switch v := v.(type) {
+	case string:
+		all = strings.Split(v, ",")
+	case []string:
+		all = slices.Clone(v)
+	case []any:
+		for _, e := range v {
+			s, _ := e.(string)
+			all = append(all, s)
+		}
+	default:
+		return nil, fmt.Errorf("%v is not a list", v)
+	}
+	for i := range all {
+		all[i] = strings.TrimSpace(all[i])
+	}
+	if len(all) == 1 && all[0] == "" {
+		return nil, nil
+	}
+	return all, nil
+}
+
+// addresses are nodes to connect to: the port cannot be 0.
+func addresses(to *[]string, v any) error {
+	all, err := list(v)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		host, port, err := net.SplitHostPort(s)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" {
+			return fmt.Errorf("%q is not HOST:PORT, such as router.example.org:6881", s)
+		}
+	}
+	*to = all
+	return nil
 }
 
 // address checks the form only; whether the port is free shows when it is opened.
@@ -149,31 +221,15 @@ func zone(to *string, v any) error {
 
 // trackers takes URLs as a list or separated by commas.
 func trackers(to *[]string, v any) error {
-	var all []string
-	switch v := v.(type) {
-	case string:
-		all = strings.Split(v, ",")
-	case []string:
-		all = v
-	case []any:
-		for _, e := range v {
-			s, _ := e.(string)
-			all = append(all, s)
-		}
-	default:
-		return fmt.Errorf("%v is not a list of URLs", v)
+	all, err := list(v)
+	if err != nil {
+		return err
 	}
-	var urls []string
 	for _, s := range all {
-		s = strings.TrimSpace(s)
-		if s == "" && len(all) == 1 {
-			break // an empty value switches off what a lower layer named
-		}
 		if err := tracker.CheckURL(s); err != nil {
 			return err
 		}
-		urls = append(urls, s)
 	}
-	*to = urls
+	*to = all
 	return nil
 }

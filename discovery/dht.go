@@ -61,7 +61,6 @@ type DHT struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	trials chan struct{}
-	woken  chan struct{} // the table is no longer empty, or ought to be looked at
 
 	mu      sync.Mutex // guards what follows
 	table   table
@@ -69,6 +68,7 @@ type DHT struct {
 	quota   *quota
 	pending map[string]pending
 	keys    map[[20]byte]*sought
+	joined  chan struct{} // closed, and replaced, when the table is no longer empty
 	closed  bool
 }
 
@@ -107,7 +107,7 @@ func NewDHT(o DHTOptions) (*DHT, error) {
 	}
 	d := &DHT{
 		o: o, log: o.Log, conn: conn, six: network == "udp6", self: randomID(),
-		trials: make(chan struct{}, maxTrials), woken: make(chan struct{}, 1),
+		trials: make(chan struct{}, maxTrials), joined: make(chan struct{}),
 		store: newStore(time.Now()), quota: newQuota(dhtEach, dhtAll), pending: map[string]pending{}, keys: map[[20]byte]*sought{},
 	}
 	d.table.self = d.self
@@ -194,15 +194,37 @@ func (d *DHT) announce(ctx context.Context, key [20]byte, port uint16) {
 		} else {
 			again = dhtAgain
 		}
-		if !sleep(ctx, pause) {
+		if !d.rest(ctx, pause) {
 			return
 		}
 	}
 }
 
+// rest waits, but not when the first node has been found. It returns false when ctx has ended.
+func (d *DHT) rest(ctx context.Context, pause time.Duration) bool {
+	d.mu.Lock()
+	joined := d.joined
+	d.mu.Unlock()
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-joined:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
 // round looks for the peers of a key once and announces ours to the nodes that are nearest to it. It returns how
 // many have taken it.
 func (d *DHT) round(ctx context.Context, key [20]byte, port uint16) (told int) {
+	d.mu.Lock()
+	ours := d.store.get(nodeID(key), time.Now())
+	d.mu.Unlock()
+	if len(ours) > 0 && d.o.OnPeers != nil {
+		d.o.OnPeers(key, d.Addr().Addr(), ours)
+	}
 	near := d.lookup(ctx, nodeID(key), qGet, func(from contact, m krpc) {
 		if len(m.values) > 0 && d.o.OnPeers != nil {
 			d.o.OnPeers(key, from.addr.Addr(), m.values)
@@ -262,11 +284,7 @@ func (d *DHT) tend() {
 		} else {
 			again = dhtAgain
 		}
-		select {
-		case <-time.After(pause):
-		case <-d.woken:
-			refreshed = time.Time{}
-		case <-d.ctx.Done():
+		if !d.rest(d.ctx, pause) {
 			return
 		}
 	}
@@ -330,15 +348,7 @@ func (d *DHT) try(a netip.AddrPort) {
 	}
 	d.wg.Go(func() {
 		defer func() { <-d.trials }()
-		d.mu.Lock()
-		empty := d.table.count() == 0
-		d.mu.Unlock()
-		if _, err := d.query(d.ctx, contact{addr: a}, krpc{method: qPing}); err == nil && empty {
-			select {
-			case d.woken <- struct{}{}:
-			default:
-			}
-		}
+		d.query(d.ctx, contact{addr: a}, krpc{method: qPing})
 	})
 }
 
@@ -379,8 +389,13 @@ func (d *DHT) query(ctx context.Context, to contact, m krpc) (krpc, error) {
 			d.mu.Unlock()
 		}
 		d.mu.Lock()
+		defer d.mu.Unlock()
+		empty := d.table.count() == 0
 		d.table.answered(contact{r.id, to.addr}, time.Now())
-		d.mu.Unlock()
+		if empty && d.table.count() > 0 {
+			close(d.joined)
+			d.joined = make(chan struct{})
+		}
 		return r, nil
 	case <-timer.C:
 		d.mu.Lock()
@@ -436,6 +451,9 @@ func (d *DHT) packet(b []byte, from netip.AddrPort) {
 		return
 	}
 	r := d.answer(m, from, at)
+	if m.kind == 'q' && m.method == qAnnounce && r.kind == 'r' {
+		d.told(m, from)
+	}
 	d.conn.WriteToUDPAddrPort(appendKRPC(nil, r), from) // a reply that is lost is asked for again
 	c := contact{m.id, from}
 	d.mu.Lock()
@@ -443,6 +461,16 @@ func (d *DHT) packet(b []byte, from netip.AddrPort) {
 	d.mu.Unlock()
 	if wants {
 		d.try(from)
+	}
+}
+
+// told passes on a peer that was announced to us for a key that we look for ourselves.
+func (d *DHT) told(m krpc, from netip.AddrPort) {
+	d.mu.Lock()
+	sought := d.keys[m.target] != nil
+	d.mu.Unlock()
+	if sought && d.o.OnPeers != nil {
+		d.o.OnPeers(m.target, from.Addr(), []netip.AddrPort{netip.AddrPortFrom(from.Addr(), cmp.Or(m.port, from.Port()))})
 	}
 }
 

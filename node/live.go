@@ -66,6 +66,7 @@ func (l *live) joined() []joined {
 type joined struct {
 	torrent *swarm.Torrent
 	session *tracker.Session // nil: no tracker
+	stop    func()           // ends what looks for peers beside trackers
 }
 
 // wanted says how a blob is to be opened.
@@ -258,7 +259,7 @@ func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (j
 		return joined{}, fmt.Errorf("swarm: %w", err)
 	}
 	t.Changed(wake)
-	j := joined{torrent: t}
+	j := joined{torrent: t, stop: n.seek(l, t, [][20]byte{key}, false)}
 	if len(l.trackers) > 0 {
 		addr := n.swarm.Addr()
 		o := tracker.SessionOptions{
@@ -366,6 +367,7 @@ func (n *Node) close(l *live) {
 		if j.session != nil {
 			j.session.Close()
 		}
+		j.stop()
 		j.torrent.Close()
 	}
 	if l.store == nil {

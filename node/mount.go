@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -134,14 +133,9 @@ func ParseDigest(s string) (blob.Hash, error) {
 
 // expect refuses a request whose command line asks for another node than this one.
 func (n *Node) expect(settings []control.Setting) error {
+	whole := n.cfg.Whole()
 	for _, s := range settings {
-		have := map[string]string{
-			"listen": n.cfg.Listen,
-			"quota":  strconv.FormatInt(n.cfg.Quota, 10),
-			"memory": strconv.FormatInt(n.cfg.Memory, 10),
-			"zone":   n.cfg.Zone,
-			"role":   n.cfg.Role,
-		}[s.Key]
+		have := whole[s.Key]
 		if s.Value != have {
 			return fmt.Errorf("%w: %s is %s, but the daemon that runs in %s has %s: leave it out, or stop that daemon (pantala daemon --stop), or name another --state", blob.ErrInvalid, s.From, s.Value, n.cfg.State, have)
 		}

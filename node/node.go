@@ -39,6 +39,7 @@ type Node struct {
 	store   *blockio.Store
 	swarm   *swarm.Node
 	origin  *origin.Client
+	finders finders
 	stop    chan struct{}   // closed by Stop, or when idle for long enough
 	asking  context.Context // ends when Close begins: requests under way give up
 	refuse  context.CancelFunc
@@ -112,10 +113,14 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 		o.Log.Warn("old digests stay", "err", err)
 	}
 	n.Cache = Cache{n.store}
-	if n.swarm, err = swarm.NewNode(swarm.Options{Listen: c.Listen, Log: o.Log}); err != nil {
+	if n.swarm, err = swarm.NewNode(swarm.Options{Listen: c.Listen, NoPEX: !c.PEX, Log: o.Log}); err != nil {
 		return nil, control.Local(fmt.Errorf("peer wire: %w", err))
 	}
 	undo = append(undo, func() { n.swarm.Close() })
+	if err = n.discover(); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { n.finders.close() })
 	agent := "pantala/" + o.Version
 	if n.origin, err = origin.NewClient(origin.Options{CACert: c.CACert, Log: o.Log, UserAgent: agent}); err != nil {
 		return nil, err
@@ -182,7 +187,7 @@ func (n *Node) Close(ctx context.Context) error {
 	for _, e := range engines {
 		e.Close()
 	}
-	errs = append(errs, n.swarm.Close())
+	errs = append(errs, control.Local(n.finders.close()), n.swarm.Close())
 	n.origin.Close()
 	errs = append(errs, n.store.Close())
 	return errors.Join(errs...)

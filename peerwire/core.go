@@ -18,6 +18,11 @@ func AppendKeepAlive(b []byte) []byte { return append(b, 0, 0, 0, 0) }
 // have none (BEP 6).
 func AppendBare(b []byte, id ID) []byte { return frame(b, id, 0) }
 
+// AppendPort appends a port message: where our node of the DHT listens (BEP 5).
+func AppendPort(b []byte, udp uint16) []byte {
+	return binary.BigEndian.AppendUint16(frame(b, Port, 2), udp)
+}
+
 // AppendHave appends have (BEP 3).
 func AppendHave(b []byte, piece uint32) []byte { return appendIndex(b, Have, piece) }
 

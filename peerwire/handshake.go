@@ -31,6 +31,15 @@ func (r Reserved) Extended() bool { return r[5]&0x10 != 0 }
 // Fast reports the fast extension: the third least significant bit of the last byte (BEP 6).
 func (r Reserved) Fast() bool { return r[7]&0x04 != 0 }
 
+// DHT reports a node of the distributed hash table: the last bit (BEP 5).
+func (r Reserved) DHT() bool { return r[7]&0x01 != 0 }
+
+// WithDHT is r with that bit set.
+func (r Reserved) WithDHT() Reserved {
+	r[7] |= 0x01
+	return r
+}
+
 // V2 reports an upgrade path to v2: the fourth most significant bit of the last byte (BEP 52).
 func (r Reserved) V2() bool { return r[7]&0x10 != 0 }
 

@@ -20,7 +20,7 @@ const (
 	Request       ID = 6
 	Piece         ID = 7
 	Cancel        ID = 8
-	Port          ID = 9  // BEP 5; read and ignored
+	Port          ID = 9  // BEP 5
 	Suggest       ID = 13 // BEP 6
 	HaveAll       ID = 14
 	HaveNone      ID = 15
@@ -71,6 +71,8 @@ type Message struct {
 	// Begin is the offset in the piece, and Length the number of bytes, of request, piece, cancel and
 	// reject. For piece, Length bytes follow on the socket: see [Reader.Payload].
 	Begin, Length uint32
+	// UDPPort is what port carries: where the sender's node of the DHT listens.
+	UDPPort uint16
 	// Range is what hash request, hashes and hash reject are about.
 	Range HashRange
 	// Ext is the extended message id of an extended frame: 0 is the handshake, RunsID our extension.
@@ -116,6 +118,8 @@ func decode(id ID, b []byte) (Message, error) {
 		if id == Request && (m.Length == 0 || m.Length > MaxBlock) {
 			return m, malformed(id, "%d bytes asked, 1..%d are allowed", m.Length, MaxBlock)
 		}
+	case Port:
+		m.UDPPort = binary.BigEndian.Uint16(b)
 	case Bitfield:
 		m.Data = b
 	case Extended:

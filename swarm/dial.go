@@ -38,10 +38,13 @@ func (t *Torrent) upgrade() (key [20]byte, ok bool) {
 	return key, false
 }
 
-// abilities are the reserved bits of our handshake. The bit of v2 says of a torrent, to somebody met under its
+// abilities are the reserved bits of our handshake. That of the DHT is set while there is a node of it. The bit of v2 says of a torrent, to somebody met under its
 // v1 hash, that there is another one: it is not set where there is none.
 func (t *Torrent) abilities() peerwire.Reserved {
 	r := peerwire.Abilities
+	if t.node.dht.Load() != nil && !t.cfg.Private {
+		r = r.WithDHT()
+	}
 	if _, ok := t.upgrade(); !ok && t.cfg.V1 != nil {
 		r = r.WithoutV2()
 	}

@@ -147,6 +147,9 @@ func (l *loop) greet(p *peer) {
 		case count > 0:
 			b = peerwire.AppendBitfield(b, l.ours, n)
 		}
+		if d := t.node.dht.Load(); d != nil && p.dht && !t.cfg.Private {
+			b = peerwire.AppendPort(b, d.port)
+		}
 		if p.ext {
 			b = peerwire.AppendExtendedHandshake(b, peerwire.ExtendedHandshake{
 				Messages: t.extensions(), Client: clientName, Port: t.node.Addr().Port(), Queue: maxRequests,

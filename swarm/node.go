@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +35,8 @@ type Options struct {
 	UploadSlots int
 	// UploadLimit bounds the upload of the node in bytes per second; 0: no limit.
 	UploadLimit int64
+	// NoPEX turns peer exchange (BEP 11) off.
+	NoPEX bool
 	// OnBytes, if set, is called for payload that came from or went to a peer. It is called by readers and
 	// writers, once per block, and must be fast.
 	OnBytes func(peer netip.AddrPort, down, up int)
@@ -45,7 +48,8 @@ type Node struct {
 	log      *slog.Logger
 	listener *net.TCPListener
 	verifier *verifier
-	limiter  *rate.Limiter // nil: no limit
+	dht      atomic.Pointer[dhtNode] // nil: none
+	limiter  *rate.Limiter           // nil: no limit
 	stop     chan struct{}
 	ctx      context.Context
 	cancel   context.CancelFunc

@@ -23,6 +23,7 @@ type peer struct {
 	dialed netip.AddrPort // what we dialled; zero: inbound
 	fast   bool           // both sides speak BEP 6
 	ext    bool           // both sides speak BEP 10
+	dht    bool           // it is a node of the DHT (BEP 5)
 	v2     bool           // met under a key of v2, so that it can be asked for hashes
 	out    *outbox
 	flow   *outflow
@@ -100,7 +101,7 @@ func newPeer(t *Torrent, c *net.TCPConn, h peerwire.Handshake, dialed netip.Addr
 	p := &peer{
 		t: t, conn: c, id: h.PeerID, addr: addrOf(c.RemoteAddr()), dialed: dialed,
 		v2:   t.cfg.V1 == nil || h.InfoHash != t.cfg.V1.InfoHash,
-		fast: h.Reserved.Fast(), ext: h.Reserved.Extended(),
+		fast: h.Reserved.Fast(), ext: h.Reserved.Extended(), dht: h.Reserved.DHT(),
 		out: newOutbox(), wr: wr,
 		have: newSet(n), offered: newSet(n), choking: true,
 		// 250 is what clients without "reqq" take, see BEP 10.
@@ -297,7 +298,7 @@ func (p *peer) info() PeerInfo {
 	rate := int64(p.meter.rate)
 	p.mu.Unlock()
 	return PeerInfo{
-		Addr: p.addr, ID: p.id, Client: p.client, Downloaded: p.down.Load(), Uploaded: p.up.Load(), Rate: rate,
+		Addr: p.addr, Listens: p.reachable(), ID: p.id, Client: p.client, Downloaded: p.down.Load(), Uploaded: p.up.Load(), Rate: rate,
 		Pieces: p.have.count(), Choking: p.choking, Interested: p.interested, Inbound: !p.dialed.IsValid(),
 	}
 }

@@ -53,9 +53,12 @@ type hearsay struct {
 	addrs []netip.AddrPort
 }
 
+// gossips reports whether peers are exchanged at all.
+func (t *Torrent) gossips() bool { return !t.cfg.Private && !t.node.opts.NoPEX }
+
 // pexOffer is the entry of the extended handshake.
 func (t *Torrent) pexOffer() map[string]uint8 {
-	if t.cfg.Private {
+	if !t.gossips() {
 		return nil
 	}
 	return map[string]uint8{peerwire.PEXName: extPEX}
@@ -64,7 +67,7 @@ func (t *Torrent) pexOffer() map[string]uint8 {
 // pexSaid notes whether a peer wants to be told.
 func (l *loop) pexSaid(p *peer, h peerwire.ExtendedHandshake) {
 	l.gossip.changed() // it may have said where it listens
-	if l.t.cfg.Private {
+	if !l.t.gossips() {
 		return
 	}
 	if p.pex.told == nil {
@@ -168,7 +171,7 @@ func (l *loop) tellPeer(p *peer, known map[netip.AddrPort]peerwire.PEXFlags) boo
 func (p *peer) pexCame(body []byte) error {
 	r := &p.pexHeard
 	at := now()
-	if p.t.cfg.Private || r.n >= pexHearAtOnce && at.Sub(r.last) < pexHear {
+	if !p.t.gossips() || r.n >= pexHearAtOnce && at.Sub(r.last) < pexHear {
 		return nil
 	}
 	r.n++

@@ -116,6 +116,8 @@ func (p *peer) told(m peerwire.Message) error {
 		p.t.post(peerChokes{p, m.ID == peerwire.Choke})
 	case peerwire.Interested, peerwire.NotInterested:
 		p.t.post(peerWants{p, m.ID == peerwire.Interested})
+	case peerwire.Port:
+		p.dhtSaid(m.UDPPort)
 	case peerwire.Extended:
 		switch {
 		case !p.ext:

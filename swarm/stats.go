@@ -16,6 +16,7 @@ type Stats struct {
 // PeerInfo describes one peer for people.
 type PeerInfo struct {
 	Addr       netip.AddrPort // where the connection leads; for one it opened, not where it listens
+	Listens    netip.AddrPort // where others can connect to it, as far as is known
 	ID         [20]byte
 	Client     string // as it names itself (BEP 10), "" when it did not
 	Downloaded int64  // bytes of payload from it

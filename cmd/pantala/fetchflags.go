@@ -1,9 +1,10 @@
 package main
 
 import (
-	"fmt"
+	"maps"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -33,6 +34,7 @@ func (f *fetchFlags) add(flags *pflag.FlagSet, fill bool) {
 	}
 	flags.String("timeout", "", "how long a read waits for somebody who can deliver (default 30s)")
 	addPlace(flags)
+	addDiscovery(flags)
 	flags.Bool("hard", false, "reads wait for ever instead")
 	flags.Bool("strict", false, "believe no hash that only the tracker vouches for")
 }
@@ -64,6 +66,15 @@ func addPlace(flags *pflag.FlagSet) {
 	flags.String("role", "", "peer, or seed: fetch all of what is mounted or shared here at once (--fill eager, unless --fill says otherwise), and be the one that reads it from the origin while others want it too; give a seed a large --quota (default peer)")
 }
 
+// addDiscovery adds the flags that say where peers are looked for beside trackers.
+func addDiscovery(flags *pflag.FlagSet) {
+	flags.String("pex", "", "on or off: learn peers from peers (default on)")
+	flags.String("lsd", "", "on, off or auto: find peers on the local network by multicast; auto is on unless --listen is loopback (default auto)")
+	flags.String("dht", "", "on or off: find peers in the distributed hash table of BitTorrent (default off)")
+	flags.Lookup("dht").NoOptDefVal = config.On
+	flags.String("dht-bootstrap", "", "nodes of the distributed hash table to start from, HOST:PORT, separated by commas")
+}
+
 // parseHeaders reads 'Name: value' lines. Values are secrets: no error shows one.
 func parseHeaders(lines []string) (http.Header, error) {
 	var h http.Header
@@ -92,9 +103,10 @@ func (f *fetchFlags) checkDigest() error {
 // expect are the settings of a whole node that this command line names.
 func expect(c config.Config) []control.Setting {
 	var all []control.Setting
-	for key, value := range map[string]string{"listen": c.Listen, "quota": fmt.Sprint(c.Quota), "memory": fmt.Sprint(c.Memory), "zone": c.Zone, "role": c.Role} {
+	whole := c.Whole()
+	for _, key := range slices.Sorted(maps.Keys(whole)) {
 		if from := c.From(key); strings.HasPrefix(from, "flag ") {
-			all = append(all, control.Setting{Key: key, Value: value, From: from})
+			all = append(all, control.Setting{Key: key, Value: whole[key], From: from})
 		}
 	}
 	return all

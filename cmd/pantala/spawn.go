@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -229,13 +228,11 @@ type readiness struct {
 func daemonArgs(c config.Config) []string {
 	args := []string{
 		"--state=" + c.State,
-		"--listen=" + c.Listen,
 		"--tracker=" + strings.Join(c.Trackers, ","),
 		"--log-level=" + strings.ToLower(c.LogLevel.String()),
-		"--quota=" + strconv.FormatInt(c.Quota, 10),
-		"--memory=" + strconv.FormatInt(c.Memory, 10),
-		"--zone=" + c.Zone,
-		"--role=" + c.Role,
+	}
+	for key, value := range c.Whole() {
+		args = append(args, "--"+key+"="+value)
 	}
 	if f := c.File(); f != "" {
 		args = append(args, "--config="+f)
