@@ -2,6 +2,7 @@ package e2etest
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -24,24 +25,50 @@ type Liar struct {
 	Conns   atomic.Int64 // connections accepted
 	Cut     atomic.Int64 // connections that the receiver of lies has closed
 	port    int
+	ip      string // where it and the honest node listen
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	target  atomic.Int64 // port of the honest node, learnt from its reports
 	wg      sync.WaitGroup
 }
 
-// Liar makes a liar in front of a tracker.
+// Liar makes a liar in front of a tracker, on loopback.
 func (w *World) Liar(tracker string) *Liar {
 	w.T.Helper()
-	wire, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.T.Fatal(err)
+	return w.liar(tracker, "127.0.0.1", nil)
+}
+
+// Liar makes a liar on the host, in front of a tracker; the honest node is to run on the same host.
+func (h *Host) Liar(tracker string) *Liar {
+	h.lan.w.T.Helper()
+	return h.lan.w.liar(tracker, h.IP, h)
+}
+
+func (w *World) liar(tracker, ip string, h *Host) *Liar {
+	w.T.Helper()
+	listen := func() net.Listener {
+		var l net.Listener
+		open := func() (err error) { l, err = net.Listen("tcp", ip+":0"); return err }
+		err := error(nil)
+		if h != nil {
+			err = h.Do(open)
+		} else {
+			err = open()
+		}
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		return l
 	}
-	front, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.T.Fatal(err)
-	}
-	l := &Liar{Tracker: "http://" + front.Addr().String() + "/announce", port: wire.Addr().(*net.TCPAddr).Port}
-	base := strings.TrimSuffix(tracker, "/announce")
+	wire, front := listen(), listen()
 	client := &http.Client{Timeout: 30 * time.Second}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	if h != nil {
+		client, dial = h.HTTP(), h.Dial
+	}
+	l := &Liar{Tracker: "http://" + front.Addr().String() + "/announce", port: wire.Addr().(*net.TCPAddr).Port, ip: ip, dial: dial}
+	base := strings.TrimSuffix(tracker, "/announce")
 	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { l.forward(rw, r, client, base) })}
 	quit := make(chan struct{})
 	l.wg.Go(func() { srv.Serve(front) })
@@ -145,7 +172,9 @@ func (l *Liar) accept(wire net.Listener, quit <-chan struct{}) {
 		l.Conns.Add(1)
 		l.wg.Go(func() {
 			defer in.Close()
-			out, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", l.target.Load()), 5*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			out, err := l.dial(ctx, "tcp", fmt.Sprintf("%s:%d", l.ip, l.target.Load()))
+			cancel()
 			if err != nil {
 				return
 			}

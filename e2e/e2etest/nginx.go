@@ -15,6 +15,7 @@ type Nginx struct {
 	URL  string // "http://127.0.0.1:port"
 	Root string // document root
 	w    *World
+	host *Host // nil: on loopback
 	dir  string
 	argv []string
 	p    *Process
@@ -41,7 +42,7 @@ http {
 	keepalive_requests 100000;
 	default_type application/octet-stream;
 	server {
-		listen 127.0.0.1:%[2]d sndbuf=256k;
+		listen %[6]s:%[2]d sndbuf=256k;
 		root %[3]s;
 		autoindex on;
 		location /norange/ { alias %[3]s/; max_ranges 0; }
@@ -57,9 +58,20 @@ http {
 // Nginx starts nginx; rate is the limit of one connection below /slow/, in nginx's words ("20m").
 func (w *World) Nginx(rate string) *Nginx {
 	w.T.Helper()
+	return w.nginx(rate, nil)
+}
+
+// Nginx starts nginx on port 8080 of the host.
+func (h *Host) Nginx() *Nginx {
+	h.lan.w.T.Helper()
+	return h.lan.w.nginx("1000m", h)
+}
+
+func (w *World) nginx(rate string, h *Host) *Nginx {
+	w.T.Helper()
 	program := NeedProgram(w.T, "nginx", "apt-get install nginx-light")
 	dir := w.Dir("nginx")
-	n := &Nginx{w: w, dir: dir, Root: filepath.Join(dir, "root")}
+	n := &Nginx{w: w, host: h, dir: dir, Root: filepath.Join(dir, "root")}
 	for _, d := range []string{n.Root, filepath.Join(dir, "tmp")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			w.T.Fatal(err)
@@ -72,9 +84,14 @@ func (w *World) Nginx(rate string) *Nginx {
 	w.ShowLog(filepath.Join(dir, "error.log"))
 	conf := filepath.Join(dir, "nginx.conf")
 	for range 5 { // a port may be taken between FreePort and nginx
-		port := FreePort(w.T)
-		n.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
-		if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, dir, port, n.Root, rate, user), 0o644); err != nil {
+		ip, port := "127.0.0.1", 8080
+		if h == nil {
+			port = FreePort(w.T)
+		} else {
+			ip = h.IP
+		}
+		n.URL = fmt.Sprintf("http://%s:%d", ip, port)
+		if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, dir, port, n.Root, rate, user, ip), 0o644); err != nil {
 			w.T.Fatal(err)
 		}
 		n.argv = []string{program, "-p", dir, "-c", conf, "-e", filepath.Join(dir, "error.log")}
@@ -90,9 +107,13 @@ func (w *World) Nginx(rate string) *Nginx {
 
 // start reports whether nginx listens.
 func (n *Nginx) start() bool {
-	n.p = n.w.Start(Command{Args: n.argv})
+	n.p = n.w.Start(Command{Args: n.argv, Host: n.host})
 	tellGuard(n.p.PID())
-	return Poll(5*time.Second, func() bool { return n.p.Ended() || Listening(n.Addr()) }) && !n.p.Ended()
+	listening := func() bool { return Listening(n.Addr()) }
+	if n.host != nil {
+		listening = func() bool { return n.host.Listening(8080) }
+	}
+	return Poll(5*time.Second, func() bool { return n.p.Ended() || listening() }) && !n.p.Ended()
 }
 
 // Again starts nginx after [Nginx.Stop], on the same port.

@@ -24,6 +24,7 @@ type Node struct {
 	Flags []string // --listen and --tracker, for the commands that take them
 	UID   int
 	Group *Cgroup // what the node is started in
+	Host  *Host   // whose network it uses
 	w     *World
 	name  string
 }
@@ -35,6 +36,14 @@ func (w *World) Node(name string, flags ...string) *Node {
 	n := &Node{State: w.Dir(name + "-state"), w: w, name: name, Flags: append([]string{"--listen", "127.0.0.1:0"}, flags...)}
 	w.ShowLog(filepath.Join(n.State, "daemon.log"))
 	w.Defer(n.Stop)
+	return n
+}
+
+// Node makes a node on the host, see [World.Node]. It listens on port 6881 of the host.
+func (h *Host) Node(name string, flags ...string) *Node {
+	h.lan.w.T.Helper()
+	n := h.lan.w.Node(name, append([]string{"--listen", h.IP + ":6881"}, flags...)...)
+	n.Host = h
 	return n
 }
 
@@ -54,7 +63,7 @@ func (n *Node) command(argv0, command string, args ...string) Command {
 	if n.UID != 0 {
 		env = append(env, "HOME=/nonexistent")
 	}
-	return Command{Args: append(argv, args...), Env: env, UID: n.UID, Cgroup: n.Group}
+	return Command{Args: append(argv, args...), Env: env, UID: n.UID, Cgroup: n.Group, Host: n.Host}
 }
 
 // Env marks a command that is not started by [Node.Start] as one of this node.

@@ -27,6 +27,7 @@ type Read struct {
 	Threads int    // readers of the whole region each, with their own descriptor; default 1
 	Seed    uint64
 	Drop    bool // drop the file's pages before each pass
+	Pause   int  // milliseconds between two reads
 }
 
 // ReadResult is what a reader found.
@@ -35,6 +36,7 @@ type ReadResult struct {
 	Passes   []float64 // seconds per pass
 	Against  []float64
 	P50, P95 float64 // of one read, microseconds; not with Against
+	P99      float64
 	Errno    int     // of the first read that failed; 0: none
 	ErrAfter float64 // seconds that this read took
 	ErrOff   int64
@@ -113,6 +115,7 @@ func (r ReadResult) MustBeRight(w *World) {
 type region struct {
 	off, len int64
 	block    int64
+	pause    time.Duration
 	offs     []int64 // random order, else nil
 }
 
@@ -135,7 +138,7 @@ func playRead() int {
 	wg.Wait()
 	if len(lat) > 0 {
 		slices.Sort(lat)
-		found.P50, found.P95 = lat[len(lat)/2], lat[len(lat)*95/100]
+		found.P50, found.P95, found.P99 = lat[len(lat)/2], lat[len(lat)*95/100], lat[len(lat)*99/100]
 	}
 	json.NewEncoder(os.Stdout).Encode(found)
 	return 0
@@ -171,7 +174,7 @@ func (r Read) thread(id uint64, mu *sync.Mutex, found *ReadResult, lat *[]float6
 		fail(0, time.Since(start), err)
 		return
 	}
-	g := region{off: r.Off, len: r.Len, block: int64(r.Block)}
+	g := region{off: r.Off, len: r.Len, block: int64(r.Block), pause: time.Duration(r.Pause) * time.Millisecond}
 	if g.len == 0 {
 		g.len = size - r.Off
 	}
@@ -231,6 +234,9 @@ func readRegion(f, want *os.File, g region, timed bool) (n int64, lat []float64,
 		count = int64(len(g.offs))
 	}
 	for i := range count {
+		if i > 0 {
+			time.Sleep(g.pause)
+		}
 		off := g.off + i*g.block
 		if g.offs != nil {
 			off = g.offs[i]

@@ -19,6 +19,7 @@ type Command struct {
 	Stdout *os.File // nil: kept for Result
 	UID    int      // user and group; 0: the test's own
 	Cgroup *Cgroup  // nil: the test's own
+	Host   *Host    // whose network it uses; nil: the test's own
 }
 
 // Result is how a child ended.
@@ -79,6 +80,9 @@ func (l *lockedBuffer) String() string {
 func (w *World) Start(c Command) *Process {
 	w.T.Helper()
 	args := c.Args
+	if c.Host != nil {
+		args = c.Host.command(args)
+	}
 	if c.Cgroup != nil {
 		// The shell enters the group before it becomes the program, so all of the program's life counts.
 		args = append([]string{"sh", "-c", `echo $$ >"$0" && exec "$@"`, c.Cgroup.procs()}, args...)
@@ -119,6 +123,9 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Done is closed when the child has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
+
+// EndedAt is when the child ended; only after [Process.Done].
+func (p *Process) EndedAt() time.Time { return p.ended }
 
 // Ended reports whether the child has ended.
 func (p *Process) Ended() bool {

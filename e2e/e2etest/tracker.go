@@ -30,6 +30,24 @@ func (w *World) Tracker(flags ...string) *Tracker {
 	return tr
 }
 
+// Tracker starts a tracker on port 7700 of the host.
+func (h *Host) Tracker(flags ...string) *Tracker {
+	w := h.lan.w
+	w.T.Helper()
+	addr := h.IP + ":7700"
+	tr := &Tracker{w: w, URL: "http://" + addr + "/announce"}
+	argv := append([]string{Binary(w.T), "tracker", "--listen", addr}, flags...)
+	tr.p = w.Start(Command{Args: argv, Host: h})
+	w.Defer(tr.Kill)
+	w.Until(10*time.Second, "the tracker listens and prints its URL", func() bool {
+		if tr.p.Ended() {
+			w.T.Fatalf("%v", tr.p.Wait(0))
+		}
+		return h.Listening(7700) && strings.Contains(tr.p.Output(), tr.URL)
+	})
+	return tr
+}
+
 // PID is the process of the tracker.
 func (tr *Tracker) PID() int { return tr.p.PID() }
 
