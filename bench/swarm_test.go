@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pantala/pantala/e2e/clientstest"
+	"github.com/pantala/pantala/e2e/clients/clientstest"
 	"github.com/pantala/pantala/e2e/e2etest"
 )
 
