@@ -248,11 +248,18 @@ func TestKnownPeersFiles(t *testing.T) {
 
 // TestDiscoveryThatCannotStart: what was asked for and cannot be had is an error, and leaves nothing running.
 func TestDiscoveryThatCannotStart(t *testing.T) {
-	busy, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var busy net.PacketConn
+	for busy == nil { // a port that is taken for UDP and free for TCP
+		u, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.Close()
+		if l, err := net.Listen("tcp4", u.LocalAddr().String()); err == nil {
+			l.Close()
+			busy = u
+		}
 	}
-	defer busy.Close()
 	c := conf(t)
 	c.Listen, c.DHT, c.LSD = busy.LocalAddr().String(), true, config.On
 	if _, err := New(c, Options{}); !errors.Is(err, blob.ErrUnavailable) || !strings.Contains(err.Error(), "--dht") {
