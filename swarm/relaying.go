@@ -169,7 +169,7 @@ const planPatience = 10 * time.Second
 // parent is whom the plan says to ask for a part.
 func (l *loop) parent(pt *part) (*peer, parentVerdict) {
 	r, at := &l.relay, now()
-	if pt.f.class <= blob.Read {
+	if pt.f.class <= blob.Read || pt.f.only != nil {
 		return nil, noParent
 	}
 	if !r.until.IsZero() {
