@@ -63,6 +63,13 @@ type suspect struct {
 // root, and the suspects are banned when somebody's leaves fit.
 func (l *loop) judge(job *leafJob, try *leafTry, folded blob.Hash) {
 	_, trust := l.t.cfg.Store.Root(try.piece)
+	if trust > blob.Claimed && l.t.wholesome(try.piece) {
+		// anacrolix/torrent answers a request for leaves with the piece layer. It is not asked for hashes again, and
+		// what it says of the bytes is checked with others' leaves, or by the whole piece.
+		l.strike(try.p, l.t.geo.PieceBlocks(try.piece))
+		try.p.rejects, l.stingy = maxDeaf, true
+		return
+	}
 	if trust != blob.Claimed || !l.t.fileOf(try.piece).root.IsZero() {
 		l.ban(try.p, fmt.Sprintf("hashes of piece %d do not lead to its root", try.piece))
 		return

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -44,8 +45,8 @@ type Store interface {
 
 // Config describes one torrent.
 type Config struct {
-	// Keys are the info hashes we answer to: the rendezvous key and/or the truncated v2 infohash. The first
-	// is tried first when dialling.
+	// Keys are the info hashes we answer to: the rendezvous key, the truncated v2 infohash, the v1
+	// infohash. The v1 one, or else the first, is tried first when dialling.
 	Keys [][20]byte
 	// Name is the 32 bytes in the "pieces root" field of hash requests: the BEP 52 root where it is known,
 	// else the Sum of the blob's ID.
@@ -140,6 +141,10 @@ func newTorrent(n *Node, c Config) (*Torrent, error) {
 	}
 	if len(c.Keys) == 0 {
 		return nil, fmt.Errorf("add torrent: %w: no info hash to answer to", blob.ErrInvalid)
+	}
+	if c.V1 != nil {
+		// Everybody in the swarm of a hybrid knows its v1 hash, and who can do v2 answers under that one.
+		c.Keys = append([][20]byte{c.V1.InfoHash}, slices.DeleteFunc(slices.Clone(c.Keys), func(k [20]byte) bool { return k == c.V1.InfoHash })...)
 	}
 	t := &Torrent{
 		node: n, cfg: c, geo: geo, files: files, named: make(map[blob.Hash]*file),

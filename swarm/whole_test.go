@@ -147,7 +147,7 @@ func TestNoLeaves(t *testing.T) {
 	data := swarmtest.Random(g.Size, 34)
 	whole := seed(t, g, data)
 	for name, lies := range map[string][]swarmtest.Lies{
-		"honest": {{NoLeaves: true}}, "one lies": {{NoLeaves: true, Corrupt: func(b uint32) bool { return b == 5 }}, {NoLeaves: true}},
+		"honest": {{NoLeaves: true}}, "wrong leaves": {{BadLeaves: true}}, "one lies": {{NoLeaves: true, Corrupt: func(b uint32) bool { return b == 5 }}, {NoLeaves: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := empty(t, g)
@@ -165,6 +165,9 @@ func TestNoLeaves(t *testing.T) {
 			}
 			if !bytes.Equal(s.Bytes(), data) {
 				t.Error("bytes differ")
+			}
+			if len(lies) == 1 && banned(tor) != 0 {
+				t.Error("the only peer, whose bytes are right, was banned")
 			}
 		})
 	}
@@ -248,7 +251,7 @@ func TestHybridUpgrade(t *testing.T) {
 	}
 	e := newNode(t, swarm.Options{})
 	s2 := empty(t, g)
-	c.Store, c.Keys = s2, [][20]byte{key, v1.InfoHash} // the first try, under the v2 hash, is refused
+	c.Store = s2
 	tor2, err := e.Add(c)
 	if err != nil {
 		t.Fatal(err)
