@@ -104,7 +104,9 @@ func TestHostileProofs(t *testing.T) {
 				t.Fatalf("%s: something was kept", what)
 			}
 		}
-		bit := func(h *blob.Hash) { h[rapid.IntRange(0, 31).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit") }
+		bit := func(h *blob.Hash) {
+			h[rapid.IntRange(0, 31).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		}
 		bad := answer(to, piece)
 		bit(&bad.hashes[rapid.IntRange(0, len(bad.hashes)-1).Draw(t, "hash")])
 		refused(bad, "a bit of a hash")
