@@ -18,7 +18,7 @@ const (
 	leastHold = 64 << 10
 	// overdraft is how much in debt a bucket may be, as time at its rate, before urgent requests wait too. It is
 	// what a transfer may be ahead of the rate for a moment when only urgent ones are made.
-	overdraft = 500 * time.Millisecond
+	overdraft = 100 * time.Millisecond
 	// leastOverdraft is the least of that in bytes: two transfer buffers, so that a block that somebody is blocked
 	// on never waits for the one buffer of bulk that has just passed, however low the rate.
 	leastOverdraft = 2 * blob.MaxBuffer * blob.BlockSize

@@ -13,9 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/pace"
 	"github.com/pantala/pantala/peerwire"
 )
 
@@ -33,7 +32,7 @@ type Options struct {
 	MaxPeers int
 	// UploadSlots bounds the peers of one torrent that are served at a time. Default 64.
 	UploadSlots int
-	// UploadLimit bounds the upload of the node in bytes per second; 0: no limit.
+	// UploadLimit bounds the upload of all torrents without a path of their own, in bytes per second; 0: no limit.
 	UploadLimit int64
 	// NoPEX turns peer exchange (BEP 11) off.
 	NoPEX bool
@@ -49,7 +48,7 @@ type Node struct {
 	listener *net.TCPListener
 	verifier *verifier
 	dht      atomic.Pointer[dhtNode] // nil: none
-	limiter  *rate.Limiter           // nil: no limit
+	upload   pace.Path               // of torrents that have none of their own
 	stop     chan struct{}
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -92,19 +91,10 @@ func NewNode(o Options) (*Node, error) {
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if o.UploadLimit > 0 {
-		// A burst of a tenth of a second, but at least one block, or nothing would ever pass.
-		n.limiter = rate.NewLimiter(rate.Limit(o.UploadLimit), int(max(o.UploadLimit/10, blockSize)))
+		n.upload = pace.Path{new(pace.Group).Bucket(o.UploadLimit)}
 	}
 	n.wg.Go(n.accept)
 	return n, nil
-}
-
-// burst is how many blocks the upload limit lets pass at once.
-func (n *Node) burst() uint32 {
-	if n.limiter == nil {
-		return blob.MaxBuffer
-	}
-	return uint32(max(1, n.limiter.Burst()/blockSize))
 }
 
 func listenError(addr string, err error) error {

@@ -464,7 +464,7 @@ func TestUploadLimit(t *testing.T) {
 	tor.AddPeers(a.Addr())
 	await(t, tor, g.Blob())
 	start := time.Now()
-	if err := fetch(deadline(t), tor, s, g.Blob()); err != nil {
+	if err := fetch(blob.WithClass(deadline(t), blob.Background), tor, s, g.Blob()); err != nil {
 		t.Fatal(err)
 	}
 	if d := time.Since(start); d < 390*time.Millisecond {

@@ -131,10 +131,6 @@ func (p *peer) answerRun(control []byte, j job) error {
 	if j.last {
 		head.Flags = peerwire.DataLast
 	}
-	control, err := p.throttle(control, int(n))
-	if err != nil {
-		return err
-	}
 	control = peerwire.AppendDataHeader(control, p.runsExt(), head, int(n))
 	if err := p.wr.Piece(control, p.t.cfg.Store, off, int(n)); err != nil {
 		return fmt.Errorf("upload of %d bytes at %d: %w", n, off, err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/pace"
 	"github.com/pantala/pantala/relay"
 )
 
@@ -57,6 +58,8 @@ type Config struct {
 	// Info is the info dictionary, bencoded, which is given to peers that have only its hash (BEP 9); nil: it is not
 	// known here.
 	Info []byte
+	// Upload is asked before payload is sent, by class; nil: Options.UploadLimit counts.
+	Upload pace.Path
 	// Private: peers come from trackers only (BEP 27). Nobody is told of them, and nobody is believed who names
 	// one.
 	Private bool

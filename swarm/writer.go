@@ -25,9 +25,17 @@ func (p *peer) write() {
 func (p *peer) writeAll() error {
 	var renewed time.Time
 	for {
-		control, j, err := p.out.next(min(p.flow.part(), p.t.node.burst()))
+		turn, err := p.turn()
 		if err != nil {
 			return err
+		}
+		control, j, err := p.out.next(p.part())
+		if err != nil {
+			return err
+		}
+		if turn != nil {
+			p.settle(turn, j)
+			renewed = time.Time{} // it may have taken long
 		}
 		if len(control) == 0 && j.kind == noJob {
 			p.flow.idle()
@@ -64,13 +72,10 @@ var zeros [blockSize]byte
 
 // upload sends small messages and one block.
 func (p *peer) upload(control []byte, r request) error {
-	control, err := p.throttle(control, int(r.length))
-	if err != nil {
-		return err
-	}
 	head := peerwire.AppendPieceHeader(control, r.piece, r.begin, r.length)
 	off := int64(r.piece)*p.t.geo.PieceLength + int64(r.begin)
 	n := int(max(0, min(int64(r.length), p.t.geo.pieceLen(r.piece)-int64(r.begin))))
+	var err error
 	if n > 0 {
 		err = p.wr.Piece(head, p.t.cfg.Store, off, n)
 	} else {
@@ -84,23 +89,6 @@ func (p *peer) upload(control []byte, r request) error {
 	}
 	p.sentBytes(n)
 	return nil
-}
-
-// throttle waits until n more bytes may be sent. Small messages do not wait for that: what is left of them is
-// returned.
-func (p *peer) throttle(control []byte, n int) ([]byte, error) {
-	l := p.t.node.limiter
-	if l == nil {
-		return control, nil
-	}
-	if err := p.wr.Send(control); err != nil {
-		return nil, fmt.Errorf("send: %w", err)
-	}
-	if err := l.WaitN(p.ctx, n); err != nil {
-		return nil, fmt.Errorf("upload limit: %w", err)
-	}
-	p.conn.SetWriteDeadline(now().Add(writeTimeout))
-	return control[:0], nil
 }
 
 // sentBytes counts n bytes of payload that went out.
