@@ -106,6 +106,7 @@ func TestAssignmentTravels(t *testing.T) {
 		}
 		// Another one without a plan takes its place.
 		other := NewServer(ServerOptions{})
+		other.makePlanner = nil
 		defer other.Close()
 		w.set("one", other, up)
 		time.Sleep(lastRetry + pollWait + orphanFor)

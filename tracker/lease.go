@@ -113,7 +113,7 @@ func (s *swarm) assign(now time.Time, n *node) {
 // assignRuns gives n up to budget free pieces of runs and returns how many.
 func (s *swarm) assignRuns(now time.Time, n *node, runs []blob.Run, budget int, urgent bool) (count int) {
 	for _, r := range runs {
-		for i := s.nextFree(n, r.First, r.End()); i < r.End() && count < budget; i = s.nextFree(n, i+1, r.End()) {
+		for i := s.nextFree(n, r.First, r.End(), n.starved); i < r.End() && count < budget; i = s.nextFree(n, i+1, r.End(), n.starved) {
 			if l := s.leases[i]; l == nil || l.holder != n {
 				s.grant(now, n, i, urgent)
 				count++
@@ -123,9 +123,9 @@ func (s *swarm) assignRuns(now time.Time, n *node, runs []blob.Run, budget int, 
 	return count
 }
 
-// nextFree is the first piece of [from,end) that n may lease, or end.
-func (s *swarm) nextFree(n *node, from, end uint32) uint32 {
-	if !n.starved {
+// nextFree is the first piece of [from,end) that n may lease, or end; had: also one that somebody has.
+func (s *swarm) nextFree(n *node, from, end uint32, had bool) uint32 {
+	if !had {
 		return s.taken.nextClear(from, end)
 	}
 	for ; from < end; from++ {

@@ -53,6 +53,7 @@ func (s *swarm) reply(n *node) *planReply {
 	if s.newest > n.toldGen {
 		r.peers = s.newcomers(n)
 	}
+	r.peers = append(r.peers, s.holders(n)...)
 	n.toldGen, n.toldLog, n.toldTree = r.gen, r.log, n.number
 	return r
 }

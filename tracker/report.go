@@ -96,8 +96,8 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 		sooner(last.wish.Add(wishDelay))
 	}
 	if len(b.complete) > 0 || len(s.retell) > 0 {
-		if spent && !b.idle() {
-			sooner(now) // no lease is left to work on
+		if spent && !b.idle() && (len(v.mine) > 0 || !s.planned) {
+			sooner(now) // no lease is left to work on, and none comes by itself
 		} else {
 			sooner(last.any.Add(reportGap))
 		}

@@ -82,6 +82,7 @@ func NewServer(o ServerOptions) *Server {
 	s := &Server{
 		rules: rules{max(o.Interval, time.Second), o.LeaseFor, o.MaxPeersPerReply},
 		log:   o.Log, began: time.Now(), closing: make(chan struct{}), connKey: newConnKey(), rooms: map[key]*room{},
+		makePlanner: newPlanner,
 	}
 	s.plain = newPlainStore(s.began, 2*s.interval, o.MaxPeers)
 	s.janitor.Go(s.clean)
@@ -102,9 +103,9 @@ func (s *Server) Close() {
 }
 
 // clean runs the clock of all swarms. Eight times per lease is fine enough: a stalled lease moves after at most
-// 1.125 × leaseFor.
+// 1.125 × leaseFor. The planners want to be asked four times a second.
 func (s *Server) clean() {
-	tick := time.NewTicker(s.leaseFor / 8)
+	tick := time.NewTicker(min(s.leaseFor/8, 250*time.Millisecond))
 	defer tick.Stop()
 	for {
 		select {

@@ -364,6 +364,7 @@ func (s *swarm) tick(now time.Time) {
 	s.expire(now)
 	if s.planner != nil {
 		s.planner.Tick(now)
+		s.rush(now)
 	}
 	s.settle(now)
 	s.announceClaims(logged)

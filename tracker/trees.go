@@ -18,6 +18,8 @@ import (
 //     bulk node would read ahead are leased to the head of their stripe alone: every byte leaves the origin once
 //     and enters its tree at the top. What somebody is blocked on is leased to anybody, as ever, and so is what a
 //     node that does not take part reads ahead.
+//   - A piece of its stripe that another node has already, a head takes from there: it is told where that is. When
+//     it has not got on for a second it is leased the piece all the same.
 //   - A head that stands still is replaced by the planner, within 1.5 s and a tick, and its leases go with it.
 //   - How far a node has each stripe follows from the pieces it reports; nothing else is sent for it.
 
@@ -45,10 +47,24 @@ const (
 	// it takes from it.
 	edgeFor = 6 * time.Second
 
+	// gapAfter is how long a head tries to get what others have from them; shorter than headStall.
+	gapAfter = time.Second
+
+	// maxHolders is how many of those who have a piece a head is told of.
+	maxHolders = 3
+
 	// headWindow is how long a lease of a head should take from grant to piece; with more leased at once, those
 	// who are blocked on one wait longer than they do for any other holder (2.5 s).
 	headWindow = time.Second
 )
+
+// newPlanner is the planner of one swarm.
+func newPlanner(g blob.Geometry) planner {
+	stall := headStall * time.Duration(max(1, g.PieceLength>>20))
+	return relay.NewPlanner(g, relay.PlannerOptions{Stripes: stripes, Stall: stall})
+}
+
+var _ planner = (*relay.Planner)(nil)
 
 // about is what a node says about itself for the trees.
 type about struct {
@@ -75,6 +91,8 @@ type trees struct {
 type branch struct {
 	about
 	marks    [stripes]uint32    // all pieces of the stripe below are complete
+	known    [stripes]uint32    // marks, as the planner knows them
+	shown    [stripes]uint32    // of a head: one more than the mark at which it was told who has the piece there
 	moved    [stripes]time.Time // when its mark last grew
 	assigned relay.Assignment
 	number   int64 // of the assignment; 0: never had one
@@ -112,7 +130,7 @@ func (s *swarm) put(now time.Time, m *member) {
 	}
 	r := relay.Member{ID: relay.NodeID(m.id), Source: m.seed}
 	if n := m.plan; n != nil {
-		r.Zone, r.Bulk, r.Up = n.zone, n.bulk, n.up
+		r.Zone, r.Bulk, r.Prefer, r.Up = n.zone, n.bulk, n.prefer, n.up
 		if m.addr.Port() == 0 {
 			r.Up = 1 // nobody can connect to it: a leaf everywhere
 		}
@@ -127,9 +145,9 @@ func (s *swarm) progress(now time.Time, n *node) {
 	}
 	moved := false
 	for k := range stripes {
-		mark := s.mark(n, k)
-		if mark != n.marks[k] {
-			n.marks[k], n.moved[k], moved = mark, now, true
+		n.marks[k] = s.mark(n, k)
+		if n.marks[k] != n.known[k] {
+			n.moved[k], moved = now, true
 		}
 	}
 	if moved {
@@ -139,6 +157,7 @@ func (s *swarm) progress(now time.Time, n *node) {
 
 func (s *swarm) tellProgress(now time.Time, n *node) {
 	var w [stripes]relay.Watermark
+	n.known = n.marks
 	for k := range stripes {
 		w[k] = relay.Watermark{Stripe: k, Piece: n.marks[k]}
 	}
@@ -217,7 +236,6 @@ func (s *swarm) grow(now time.Time) {
 		s.byOrigin = byOrigin
 		s.planner.OriginIsSource(byOrigin)
 		s.freed = true
-		defer s.prune()
 	}
 	for _, id := range s.planner.Changed() {
 		if m := s.byID[peerID(id)]; m != nil && m.plan != nil {
@@ -232,7 +250,9 @@ func (s *swarm) grow(now time.Time) {
 			}
 		}
 		if old := s.heads[k]; old != head {
-			s.heads[k] = head
+			if s.heads[k] = head; head != nil {
+				head.moved[k], head.shown[k] = now, 0
+			}
 			s.succeed(now, old, head, k)
 		}
 	}
@@ -259,35 +279,21 @@ func (s *swarm) place(n *node, a relay.Assignment) {
 	}
 }
 
-// succeed gives the leases of stripe k that a former head holds to the new one, but for those that the former head
-// reads, or holds because somebody is blocked on them, while it gets on.
+// succeed gives the leases of stripe k that a former head holds to the new one, if the former one stands still. One
+// that gets on has begun what it was leased, or will before it hears of it, and keeps it.
 func (s *swarm) succeed(now time.Time, old, head *node, k int) {
 	s.freed = true
-	if old == nil {
+	if old == nil || now.Sub(old.progress) < headStall {
 		return
 	}
-	stands := now.Sub(old.progress) >= headStall
 	for i, l := range old.leases {
 		switch {
-		case relay.Stripe(s.geometry, i, stripes) != k || !stands && (l.urgent || inRuns(old.reading, i)):
+		case relay.Stripe(s.geometry, i, stripes) != k || now.Sub(l.granted) < headStall:
 		case head != nil && head.wants(i):
 			s.grant(now, head, i, false)
 		default:
 			s.end(l)
 			s.tell(old, true)
-		}
-	}
-}
-
-// prune takes from the bulk nodes what they hold ahead in stripes that have another head now.
-func (s *swarm) prune() {
-	for _, n := range s.nodes {
-		for i, l := range n.leases {
-			head := s.heads[relay.Stripe(s.geometry, i, stripes)]
-			if s.planned(n) && head != nil && head != n && !l.urgent && !inRuns(n.reading, i) {
-				s.end(l)
-				s.tell(n, true)
-			}
 		}
 	}
 }
@@ -345,7 +351,8 @@ func (s *swarm) assignStripes(now time.Time, n *node, all int) {
 				continue
 			}
 			end := min(r.End(), s.unitEnd(i))
-			if i = s.nextFree(n, i, end); i == end {
+			stuck := now.Sub(n.moved[relay.Stripe(s.geometry, i, stripes)]) >= gapAfter
+			if i = s.nextFree(n, i, end, stuck); i == end {
 				continue
 			}
 			if l := s.leases[i]; l == nil || l.holder != n {
@@ -353,6 +360,37 @@ func (s *swarm) assignStripes(now time.Time, n *node, all int) {
 				budget--
 			}
 			i++
+		}
+	}
+}
+
+// holders are some of those who have what a head needs next, when it has not been told of them yet.
+func (s *swarm) holders(n *node) (list []planPeer) {
+	if !s.planned(n) {
+		return nil
+	}
+	for k, h := range s.heads {
+		piece := n.marks[k]
+		if h != n || piece >= s.pieces || n.shown[k] == piece+1 || s.available.at(piece) == 0 {
+			continue
+		}
+		n.shown[k] = piece + 1
+		for _, o := range s.nodes {
+			if o.has(piece) && o.member.addr.Port() != 0 {
+				if list = append(list, planPeer{o.member.addr, o.member.id}); len(list) >= maxHolders {
+					break
+				}
+			}
+		}
+	}
+	return list
+}
+
+// rush has the heads that have not got on for gapAfter lease what others have.
+func (s *swarm) rush(now time.Time) {
+	for k, h := range s.heads {
+		if h != nil && s.planned(h) && h.marks[k] < s.pieces && now.Sub(h.moved[k]) >= gapAfter {
+			s.assign(now, h)
 		}
 	}
 }
