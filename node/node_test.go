@@ -131,6 +131,8 @@ func TestTogether(t *testing.T) {
 		err error
 	}
 	results := make(chan result, 3)
+	all := make(chan struct{}) // have been heard: one that leaves takes away what others have not got yet
+	defer close(all)
 	for range cap(results) {
 		n := start(t, conf(t, announce))
 		go func() {
@@ -143,6 +145,7 @@ func TestTogether(t *testing.T) {
 			var b bytes.Buffer
 			err = d.CopyTo(patient(t), &b, blob.Hash{}, func(control.Transfer) {})
 			results <- result{b.Bytes(), err}
+			<-all
 		}()
 	}
 	for range cap(results) {

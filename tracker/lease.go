@@ -295,9 +295,14 @@ func (s *swarm) settle(now time.Time) {
 	}
 }
 
-// heldFrom lists what n wants and another node has leased.
+// heldFrom lists what n wants and another node has leased; with a place in the trees, also what others have: it is
+// under way to n, and worth waiting for.
 func (s *swarm) heldFrom(n *node) []blob.Run {
-	if len(s.leases) == len(n.leases) || n.idle() || n.member.seed {
+	from, planned := s.leased, s.planned(n)
+	if planned {
+		from = s.taken
+	}
+	if len(s.leases) == len(n.leases) && !planned || n.idle() || n.member.seed {
 		return nil
 	}
 	first, end := s.pieces, uint32(0)
@@ -320,15 +325,21 @@ func (s *swarm) heldFrom(n *node) []blob.Run {
 				if w == (r.End()-1)/64 {
 					mask &= ^uint64(0) >> (63 - (r.End()-1)%64)
 				}
-				held[w-skip] |= s.leased[w] & mask
+				held[w-skip] |= from[w] & mask
 			}
 		}
 	}
 	for w := range held {
 		held[w] &^= n.have[int(skip)+w]
 	}
+	inside := func(i uint32) bool { return i/64 >= skip && int(i/64-skip) < len(held) }
 	for i := range n.leases {
-		if i/64 >= skip && int(i/64-skip) < len(held) {
+		if inside(i) {
+			held.put(i-skip*64, false)
+		}
+	}
+	for i := range s.disputed {
+		if planned && inside(i) {
 			held.put(i-skip*64, false)
 		}
 	}

@@ -166,14 +166,15 @@ func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[s
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	s.introduce()
-	var reporting, polling, late bool
+	var reporting, polling bool
+	var late int // steps towards giving up the report
 	var last lastSent
 	for {
 		if !reporting {
 			if q, when := s.due(time.Now(), &last); q != nil {
 				reports <- q
-				reporting, late = true, false
-				timer.Reset(lateAfter)
+				reporting, late = true, 0
+				timer.Reset(lateAfter - lateGrace)
 			} else {
 				timer.Reset(time.Until(when))
 			}
@@ -191,11 +192,17 @@ func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[s
 		case <-s.kick:
 			continue
 		case <-timer.C:
-			if reporting && !late {
-				if late = true; others {
-					return answeredOnce, errLate
-				}
+			switch {
+			case !reporting || late > 1:
+			case late == 0:
+				// If this process stood still, the answer may be here all the same.
+				timer.Reset(lateGrace)
+				late++
+			case others:
+				return answeredOnce, errLate
+			default:
 				s.show(&view{state: Dead}) // until it answers: nobody waits for it
+				late++
 			}
 			continue
 		case a = <-reported:

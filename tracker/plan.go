@@ -68,7 +68,8 @@ Reply, 200:
 	         has forgotten: send everything again
 	gen      int: grows with every change of the swarm. A reply with a smaller gen than one already applied has
 	         been overtaken: use only "roots" and "peers" of it, which are told once
-	held     string, n × 8: runs of pieces, within what this node wants, that are leased to others; n ≤ 4096
+	held     string, n × 8: runs of pieces, within what this node wants, that are leased to others, or, when it has
+	         a place in the relay trees, on their way to it; n ≤ 4096
 	interval int: ms after which a BEP 3 client should announce again
 	lease    string, n × 8: all runs of pieces that are leased to this node now
 	log      int: send this back; the claims below follow those of the log that was sent

@@ -97,6 +97,7 @@ const (
 	reportGap     = 5 * time.Millisecond   // between reports of pieces; the first of a burst goes at once
 	firstRetry    = 100 * time.Millisecond // backoff after all trackers failed …
 	lastRetry     = 5 * time.Second        // … and where it stops growing
+	lateGrace     = 100 * time.Millisecond // the last part of it, begun anew when this process may have stood still
 	stopLimit     = time.Second            // for saying goodbye
 	orphanFor     = 2 * time.Second        // how long a place in the trees outlives the tracker that gave it, when another one has none
 	homeAfter     = 5 * time.Second        // how often a session looks for a tracker that it prefers: it is there again, and the swarm with it, within 10 s
@@ -243,8 +244,8 @@ func (s *Session) Mine(piece uint32) bool {
 	return v.state >= Solo && (s.o.Strict || within(v.mine, piece))
 }
 
-// Held reports whether another node holds the lease of a piece that is in this node's wish. Neither Mine nor
-// Held: the tracker has not answered yet, or some node has the piece, or nobody has asked for it. Lock-free.
+// Held reports whether another node holds the lease of a piece that is in this node's wish, or is to pass it on to
+// this one. Neither Mine nor Held: the tracker has not answered yet, or some node has the piece, or nobody has asked for it. Lock-free.
 func (s *Session) Held(piece uint32) bool {
 	v := s.view.Load()
 	return v.state == Shared && !s.o.Strict && within(v.held, piece)
