@@ -101,6 +101,7 @@ func (e peerConnected) apply(l *loop) {
 			return
 		}
 		old.close("replaced by a connection that both sides prefer")
+		old.replaced = true
 		l.remove(old)
 	}
 	l.peers[p] = struct{}{}
@@ -193,6 +194,7 @@ func (l *loop) remove(p *peer) {
 	p.dropRuns(true)
 	l.t.lot.forget(p)
 	for pt := range p.parts {
+		l.notComing(pt, p)
 		l.unask(pt, p)
 	}
 	l.abandonTries(p)

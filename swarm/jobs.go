@@ -32,13 +32,15 @@ func (l *loop) leavesFor(pt *part, p *peer, wait bool) *leafTry {
 	if !wait {
 		job.waits = false
 	}
-	if len(job.tries) > 0 {
-		return nil
+	if len(job.tries) > 0 && !(wait && job.waits) {
+		return nil // but a try that waits at one parent does not stand for another one
 	}
 	if p.v2 && p.deaf < maxDeaf && !job.tried[p] {
 		return l.try(job, p)
 	}
-	l.continueJob(job)
+	if len(job.tries) == 0 {
+		l.continueJob(job)
+	}
 	return nil
 }
 

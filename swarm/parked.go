@@ -182,3 +182,13 @@ func (l *loop) expire(at time.Time) {
 		h.p.out.send(func(b []byte) []byte { return peerwire.AppendHashReject(b, h.r) })
 	}
 }
+
+// Parked is how many runs of peers wait for blocks that this node does not have yet.
+func (t *Torrent) Parked() (n int) {
+	t.lot.mu.Lock()
+	defer t.lot.mu.Unlock()
+	for _, l := range t.lot.runs {
+		n += len(l)
+	}
+	return n
+}

@@ -60,6 +60,7 @@ type peer struct {
 	rejects    int // hash requests that it rejected since it last answered one
 	deaf       int // times that it left hashes to others to deliver
 	closing    bool
+	replaced   bool // by another connection to the same peer
 	known      bool // as a peer of ours
 	pex        pexTold
 

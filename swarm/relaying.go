@@ -91,9 +91,8 @@ func (l *loop) publishScheme() {
 			continue
 		}
 		s.planned |= 1 << stripe
-		if id, ok := r.picker.From(now(), first); ok {
-			s.part = min(s.part, uint32(r.picker.Part(id)))
-		}
+		id, _ := r.picker.From(now(), first)
+		s.part = min(s.part, uint32(r.picker.Part(id)))
 	}
 	if old := l.t.scheme.Load(); old == nil || *old != *s {
 		l.t.scheme.Store(s)
@@ -142,8 +141,9 @@ func (l *loop) progress(p *peer) {
 
 // unrelated notes that a peer is gone.
 func (l *loop) unrelated(p *peer) {
-	if l.relay.picker != nil {
+	if l.relay.picker != nil && !p.replaced {
 		l.relay.picker.Gone(now(), p.id, relay.Lost)
+		l.complain()
 	}
 }
 
@@ -151,6 +151,7 @@ func (l *loop) unrelated(p *peer) {
 func (l *loop) lied(p *peer) {
 	if l.relay.picker != nil {
 		l.relay.picker.Gone(now(), p.id, relay.Liar)
+		l.complain()
 	}
 }
 
@@ -279,7 +280,12 @@ func (l *loop) relayTick(at time.Time) {
 	}
 	r.picker.Tick(at)
 	l.publishScheme()
-	if cs := r.picker.Complaints(); len(cs) > 0 && l.t.cfg.OnComplaints != nil {
+	l.complain()
+}
+
+// complain passes on what is to be told to the tracker.
+func (l *loop) complain() {
+	if cs := l.relay.picker.Complaints(); len(cs) > 0 && l.t.cfg.OnComplaints != nil {
 		l.t.cfg.OnComplaints(cs)
 	}
 }
