@@ -82,6 +82,7 @@ type Blob struct {
 	store  *blockio.Blob
 	geo    blob.Geometry
 	peers  blob.Source
+	relay  Relay // peers, when they are one
 	origin Origin
 	plan   Planner
 	fill   Fill
@@ -110,15 +111,17 @@ type Blob struct {
 	parked    map[blob.Waiter]*parked
 	flights   map[*flight]struct{}
 	lastErr   error
-	cause     error     // the last error of a source; nil once one delivers
-	refused   error     // the last final error of the origin
-	reached   uint32    // how far a stream of the whole blob has ever come, in blocks,
-	streamed  time.Time // and when it came that far
-	failed    []failure // what timed out a moment ago
-	fillFrom  uint32    // every block before it was present
-	warned    time.Time // when a failed read was last logged as a warning
-	unplanned time.Time // until then blocked readers do without leases
-	sides     [3]side   // indexed by sourceKind
+	cause     error                // the last error of a source; nil once one delivers
+	refused   error                // the last final error of the origin
+	reached   uint32               // how far a stream of the whole blob has ever come, in blocks,
+	streamed  time.Time            // and when it came that far
+	failed    []failure            // what timed out a moment ago
+	fillFrom  uint32               // every block before it was present
+	warned    time.Time            // when a failed read was last logged as a warning
+	unplanned time.Time            // until then blocked readers do without leases
+	sides     [3]side              // indexed by sourceKind
+	lanes     map[int]int          // bulk transfers by lane of a plan, from 1
+	wanted    map[uint32]time.Time // when a peer last waited for a piece that this node was asked to pass on
 
 	flying sync.WaitGroup
 }
@@ -151,8 +154,11 @@ func (e *Engine) Open(c Config) *Blob {
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		parked:  map[blob.Waiter]*parked{},
 		flights: map[*flight]struct{}{},
+		lanes:   map[int]int{},
+		wanted:  map[uint32]time.Time{},
 	}
 	b.transient = newTransient(e.memory.size/4, func(block uint32, claimed blob.Hash) bool { return b.root(block) == claimed })
+	b.relay, _ = c.Peers.(Relay)
 	b.lastRead.Store(time.Now().UnixNano())
 	e.mu.Lock()
 	e.blobs[b] = struct{}{}

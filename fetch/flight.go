@@ -29,6 +29,7 @@ type flight struct {
 	class   blob.Class
 	kind    sourceKind
 	follows bool // more of the same will be read: the pieces will be completed
+	lane    int  // of a plan, from 1; 0: none
 	whole   bool // the one transfer of an origin that can only be read from its start
 	started time.Time
 	cancel  context.CancelFunc
@@ -57,7 +58,9 @@ func (f *flight) stands(rate float64, now time.Time) bool {
 
 // late reports whether a reader that has been blocked on a block of this transfer since a while should be
 // helped by another one, and which source that had better avoid: this one, when it stands still.
-func (f *flight) late(block uint32, rate float64, since, now time.Time) (late bool, avoid sourceKind) {
+// A reader that jumps about is helped at once when a bulk transfer has its block: peers may only be waiting for it
+// themselves, and one block asked twice costs little. One that reads on is right behind what arrives.
+func (f *flight) late(block uint32, rate float64, n need, now time.Time) (late bool, avoid sourceKind) {
 	if f.stands(rate, now) {
 		return true, f.kind
 	}
@@ -65,7 +68,7 @@ func (f *flight) late(block uint32, rate float64, since, now time.Time) (late bo
 		return false, nowhere
 	}
 	if f.kind == fromPeers {
-		return now.Sub(since) > soon, nowhere
+		return !n.follows || now.Sub(n.since) > soon, nowhere
 	}
 	ahead := int64(block) - int64(f.front.Load())
 	landed, took := f.landed.Load(), now.Sub(f.started).Seconds()
@@ -77,12 +80,12 @@ func (f *flight) late(block uint32, rate float64, since, now time.Time) (late bo
 
 // late is [flight.late] for all transfers that bring block: nobody is to be asked besides while one of them will
 // bring it soon, or when both sources stand still. Needs mu.
-func (b *Blob) late(block uint32, since, now time.Time) (late bool, avoid sourceKind) {
+func (b *Blob) late(block uint32, n need, now time.Time) (late bool, avoid sourceKind) {
 	for f := range b.flights {
 		if !f.run.Contains(block) {
 			continue
 		}
-		slow, still := f.late(block, b.sides[f.kind].rate, since, now)
+		slow, still := f.late(block, b.sides[f.kind].rate, n, now)
 		if !slow || still != nowhere && avoid != nowhere && still != avoid {
 			return false, nowhere
 		}
@@ -118,11 +121,17 @@ func (b *Blob) overtake(now time.Time) {
 func (b *Blob) launch(run blob.Run, n need, kind sourceKind, now time.Time) {
 	class := n.class
 	s := &b.sides[kind]
+	lane := b.lane(run, class, kind)
 	if class <= blob.Read {
 		if s.demand >= maxDemand {
 			return
 		}
 		s.demand++
+	} else if lane > 0 {
+		if b.lanes[lane] >= b.laneLimit() {
+			return
+		}
+		b.lanes[lane]++
 	} else {
 		if kind == fromOrigin && s.bulk >= maxBulkOrigin || kind == fromPeers && s.bulk >= maxBulkPeers {
 			return
@@ -133,7 +142,7 @@ func (b *Blob) launch(run blob.Run, n need, kind sourceKind, now time.Time) {
 		b.hedges.Add(1)
 	}
 	ctx, cancel := context.WithCancel(blob.WithClass(b.ctx, class))
-	f := &flight{run: run, class: class, kind: kind, follows: n.follows, started: now, cancel: cancel}
+	f := &flight{run: run, class: class, kind: kind, follows: n.follows, lane: lane, started: now, cancel: cancel}
 	f.whole = kind == fromOrigin && !b.origin.Ranges()
 	f.progress.Store(now.UnixNano())
 	f.front.Store(run.First)
@@ -180,6 +189,8 @@ func (b *Blob) fly(ctx context.Context, f *flight) {
 	s := &b.sides[f.kind]
 	if f.class <= blob.Read {
 		s.demand--
+	} else if f.lane > 0 {
+		b.lanes[f.lane]--
 	} else {
 		s.bulk--
 	}

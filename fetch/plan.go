@@ -272,7 +272,7 @@ func (b *Blob) uncovered(n need, now time.Time, yield func(need) bool) bool {
 				if n.class > blob.Read {
 					continue
 				}
-				if part.late, part.avoid = b.late(part.run.First, n.since, now); !part.late {
+				if part.late, part.avoid = b.late(part.run.First, n, now); !part.late {
 					continue
 				}
 			}
@@ -317,6 +317,12 @@ func (b *Blob) bulk(now time.Time) iter.Seq[need] {
 		var extents [2 * maxStreams]extent
 		for _, x := range b.ahead.extents(extents[:0], b.geo.Size) {
 			n := need{run: b.geo.Covering(x.off, x.end-x.off), class: blob.Readahead, since: now, follows: true}
+			if !b.uncovered(n, now, yield) {
+				return
+			}
+		}
+		for run := range b.wantedBelow(now) {
+			n := need{run: run, class: blob.Background, since: now, follows: true}
 			if !b.uncovered(n, now, yield) {
 				return
 			}

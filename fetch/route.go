@@ -94,7 +94,17 @@ func (b *Blob) peersHave(r blob.Run) bool {
 // route says where the blocks of n that lie in one piece come from. Needs mu.
 func (b *Blob) route(piece uint32, n need, w *wish, now time.Time) sourceKind {
 	part := b.geo.PieceBlocks(piece).Intersect(n.run)
-	peers := b.peers != nil && now.After(b.sides[fromPeers].restUntil) && b.peers.Has(part)
+	rested := b.peers != nil && now.After(b.sides[fromPeers].restUntil)
+	if n.class > blob.Read {
+		if _, ok := b.planned(piece); ok {
+			// Somebody is to pass it on, though nobody may have it yet: the origin is not asked for it.
+			if rested && n.avoid != fromPeers {
+				return fromPeers
+			}
+			return nowhere
+		}
+	}
+	peers := rested && b.peers.Has(part)
 	if peers && n.avoid != fromPeers {
 		return fromPeers
 	}

@@ -47,7 +47,8 @@ type live struct {
 	alone    bool  // nobody can ever ask for it again
 	opened   int64 // bytes that opening the origin brought along and that were absent
 	work     sync.WaitGroup
-	digest   atomic.Pointer[blob.Hash] // of all bytes, once computed or vouched for
+	digest   atomic.Pointer[blob.Hash]  // of all bytes, once computed or vouched for
+	fetching atomic.Pointer[fetch.Blob] // fetch, as soon as it is there
 
 	swarms struct {
 		sync.Mutex
@@ -199,9 +200,8 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		}
 	}
 	// The swarm and the tracker call wake before fetch is there.
-	var fetching atomic.Pointer[fetch.Blob]
 	wake := func() {
-		if b := fetching.Load(); b != nil {
+		if b := l.fetching.Load(); b != nil {
 			b.Wake()
 		}
 	}
@@ -239,7 +239,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		return err
 	}
 	l.fetch = e.Open(c)
-	fetching.Store(l.fetch)
+	l.fetching.Store(l.fetch)
 	l.fetch.Wake()
 	return nil
 }
@@ -247,14 +247,25 @@ func (n *Node) open(l *live, f found, w wanted) error {
 // join makes the blob known under key to peers and trackers.
 func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (joined, error) {
 	var session atomic.Pointer[tracker.Session] // the swarm is there before it
-	t, err := n.swarm.Add(swarm.Config{
+	c := swarm.Config{
 		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store,
 		OnComplaints: func(list []relay.Complaint) {
 			if s := session.Load(); s != nil {
 				s.Complain(list)
 			}
 		},
-	})
+	}
+	if len(l.trackers) > 0 {
+		c.AwaitPlan = planWait
+	}
+	if l.fill != fetch.FillNever {
+		c.OnWanted = func(r blob.Run) {
+			if b := l.fetching.Load(); b != nil {
+				b.Wanted(r)
+			}
+		}
+	}
+	t, err := n.swarm.Add(c)
 	if err != nil {
 		return joined{}, fmt.Errorf("swarm: %w", err)
 	}

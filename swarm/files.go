@@ -314,6 +314,11 @@ func (s fileSource) Has(r blob.Run) bool {
 
 func (s fileSource) Changed(f func()) (cancel func()) { return s.t.Changed(f) }
 
+// Planned is Torrent.Planned for a piece of the file's blob.
+func (s fileSource) Planned(piece uint32) (lane int, ok bool) {
+	return s.t.Planned(s.file.first + piece/s.file.ratio)
+}
+
 func (s fileSource) Fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
 	if !s.inside(r) {
 		return fmt.Errorf("fetch blocks %s from peers: %w: the file has %d blocks", r, blob.ErrInvalid, s.file.geo.Blocks())

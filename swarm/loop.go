@@ -112,7 +112,7 @@ func (l *loop) run() {
 
 // pause is how long until the next tick.
 func (l *loop) pause() time.Duration {
-	if len(l.active) > 0 || len(l.jobs) > 0 || l.queued() || l.haves.due || l.t.lot.waiting.Load() > 0 {
+	if len(l.active) > 0 || len(l.jobs) > 0 || l.queued() || l.haves.due || len(l.relay.leaving) > 0 || l.t.lot.waiting.Load() > 0 {
 		return tickBusy
 	}
 	if next := l.book.next(); !next.IsZero() {

@@ -25,6 +25,7 @@ type peer struct {
 	ext    bool           // both sides speak BEP 10
 	dht    bool           // it is a node of the DHT (BEP 5)
 	v2     bool           // met under a key of v2, so that it can be asked for hashes
+	joined time.Time
 	out    *outbox
 	flow   *outflow
 	rd     *peerwire.Reader // used by the reader only
@@ -101,8 +102,8 @@ func newPeer(t *Torrent, c *net.TCPConn, h peerwire.Handshake, dialed netip.Addr
 	n := t.geo.Pieces()
 	p := &peer{
 		t: t, conn: c, id: h.PeerID, addr: addrOf(c.RemoteAddr()), dialed: dialed,
-		v2:   t.cfg.V1 == nil || h.InfoHash != t.cfg.V1.InfoHash,
-		fast: h.Reserved.Fast(), ext: h.Reserved.Extended(), dht: h.Reserved.DHT(),
+		v2:     t.cfg.V1 == nil || h.InfoHash != t.cfg.V1.InfoHash,
+		joined: now(), fast: h.Reserved.Fast(), ext: h.Reserved.Extended(), dht: h.Reserved.DHT(),
 		out: newOutbox(), wr: wr,
 		have: newSet(n), offered: newSet(n), choking: true,
 		// 250 is what clients without "reqq" take, see BEP 10.

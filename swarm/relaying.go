@@ -39,6 +39,7 @@ type relaying struct {
 	geo     blob.Geometry
 	a       relay.Assignment
 	parents map[relay.NodeID]bool
+	leaving map[relay.NodeID]time.Time  // connections that ended young, and when they count as lost
 	until   time.Time                   // bulk waits for the first assignment until then
 	offered bool                        // peers told of blocks since the last tick
 	came    [relay.MaxStripes]time.Time // when something came last
@@ -57,6 +58,7 @@ func (e assigned) apply(l *loop) {
 		}
 		r.geo = l.t.cfg.Store.Geometry()
 		r.picker = relay.NewPicker(r.geo)
+		r.leaving = make(map[relay.NodeID]time.Time)
 	}
 	r.a = e.a
 	r.parents = make(map[relay.NodeID]bool)
@@ -139,11 +141,33 @@ func (l *loop) progress(p *peer) {
 	}
 }
 
+// settleTime is how long two nodes that dial each other at the same time may take until one of their connections
+// is closed for the other: the end of one that is younger is no loss yet.
+const settleTime = 150 * time.Millisecond
+
 // unrelated notes that a peer is gone.
 func (l *loop) unrelated(p *peer) {
-	if l.relay.picker != nil && !p.replaced {
-		l.relay.picker.Gone(now(), p.id, relay.Lost)
+	r, at := &l.relay, now()
+	switch {
+	case r.picker == nil || p.replaced:
+	case at.Sub(p.joined) < settleTime:
+		r.leaving[p.id] = at.Add(settleTime)
+		l.rearm = true
+	default:
+		r.picker.Gone(at, p.id, relay.Lost)
 		l.complain()
+	}
+}
+
+// settle notes peers that did not come back.
+func (l *loop) settle(at time.Time) {
+	for id, by := range l.relay.leaving {
+		if l.ids[id] != nil {
+			delete(l.relay.leaving, id)
+		} else if at.After(by) {
+			delete(l.relay.leaving, id)
+			l.relay.picker.Gone(at, id, relay.Lost)
+		}
 	}
 }
 
@@ -278,6 +302,7 @@ func (l *loop) relayTick(at time.Time) {
 	if r.picker == nil {
 		return
 	}
+	l.settle(at)
 	r.picker.Tick(at)
 	l.publishScheme()
 	l.complain()
