@@ -24,12 +24,17 @@ type InfoHash struct {
 	V2 blob.Hash
 }
 
-// fits reports whether info has every hash that is given.
-func (h InfoHash) fits(info []byte) bool {
-	if h.V1 != [20]byte{} && sha1.Sum(info) != h.V1 {
+// fit reports whether pieces make up a dictionary that has every hash that is given.
+func (h InfoHash) fit(pieces []infoPiece) bool {
+	v1, v2 := sha1.New(), sha256.New()
+	for i := range pieces {
+		v1.Write(pieces[i].data)
+		v2.Write(pieces[i].data)
+	}
+	if h.V1 != [20]byte{} && [20]byte(v1.Sum(nil)) != h.V1 {
 		return false
 	}
-	return h.V2.IsZero() || sha256.Sum256(info) == h.V2
+	return h.V2.IsZero() || blob.Hash(v2.Sum(nil)) == h.V2
 }
 
 // keys are what peers are met under. A peer that can do both tells so, and a v1 client knows only the second.
@@ -71,8 +76,8 @@ const (
 
 // FetchInfo gets the info dictionary with this hash from peers (BEP 9), which come over a channel as they are
 // found; closing it says that there will be no others. It gives the bytes only when they have the hash: peers that
-// contributed to others are asked one by one, and those that lie alone never again. At most twice
-// peerwire.MaxMetadata is held, and 16 connections.
+// contributed to others are asked one by one, and those that lie alone never again. At most peerwire.MaxMetadata
+// is held of what has not been verified, and 16 connections.
 //
 // It ends with ctx, in which case the error says how far it came; ErrUnavailable: all peers have been tried.
 func (n *Node) FetchInfo(ctx context.Context, want InfoHash, peers <-chan netip.AddrPort) ([]byte, error) {
@@ -459,17 +464,18 @@ func (q *infoQuest) take(a netip.AddrPort, size int, m peerwire.Metadata) error 
 	if s.left--; s.left > 0 {
 		return nil
 	}
-	info := make([]byte, 0, size)
 	var from []netip.AddrPort
 	for i := range s.pieces {
-		info = append(info, s.pieces[i].data...)
 		if !slices.Contains(from, s.pieces[i].from) {
 			from = append(from, s.pieces[i].from)
 		}
 	}
 	q.tell()
-	if q.want.fits(info) {
-		q.info = info
+	if q.want.fit(s.pieces) {
+		q.info = make([]byte, 0, size)
+		for i := range s.pieces {
+			q.info = append(q.info, s.pieces[i].data...)
+		}
 		return errDone
 	}
 	q.held -= size

@@ -89,6 +89,8 @@ func (l *loop) run() {
 			for p := range l.peers {
 				p.close("torrent closed")
 			}
+			for l.dropOldest() {
+			}
 			return
 		}
 		if l.dirty {
@@ -180,7 +182,7 @@ func (l *loop) tick() {
 	l.relayTick(at)
 	l.hedge(at)
 	l.hedgeJobs(at)
-	l.dropWholes(func(a *assembly) bool { return at.Sub(a.at) > keepWhole })
+	l.dropWholes(at)
 	l.tellBlocks(at)
 	l.expire(at)
 	l.measureUplink(at)

@@ -24,8 +24,10 @@ const (
 	// wholeAhead is how far a call's next pieces are collected at the same time, so that no round trip passes
 	// between one and the next: what 1 Gbit/s brings in 64 ms.
 	wholeAhead = 8 << 20
-	// keepWhole is how long a verified piece stays in memory for the rest of the call that wanted it.
-	keepWhole = 5 * time.Second
+	// keepWhole is how long a verified piece stays in memory for the rest of the call that wanted it, and
+	// storeWhole when that has come, so that what is left is for the store.
+	keepWhole  = 5 * time.Second
+	storeWhole = 200 * time.Millisecond
 )
 
 // assembly is one piece that is collected whole. The loop owns it, but for what a try fills in.
@@ -37,7 +39,8 @@ type assembly struct {
 
 	waiting []*part // to be filled from it
 	state   wholeState
-	at      time.Time // when it verified
+	at      time.Time // when it verified, or was of use last
+	stored  bool      // the store has all of it, or cannot keep it
 	refused []*peer   // sent it wrong, or could not send it alone
 	only    *peer     // the one peer that this try asks; nil: all
 	suspect *attempt  // the first try that did not verify and had several senders
@@ -159,11 +162,10 @@ func (l *loop) startWholes() {
 	for len(l.wholeQueue) > 0 {
 		a := l.wholeQueue[0]
 		n := l.t.geo.pieceLen(a.piece)
-		if l.wholeBytes+n > maxWhole {
-			l.dropWholes(func(o *assembly) bool { return true })
-		}
-		if l.wholeBytes+n > maxWhole {
-			return
+		for l.wholeBytes+n > maxWhole {
+			if !l.dropOldest() {
+				return
+			}
 		}
 		l.wholeQueue = l.wholeQueue[1:]
 		l.wholeBytes += n
@@ -172,13 +174,53 @@ func (l *loop) startWholes() {
 	}
 }
 
-// dropWholes frees the memory of verified pieces.
-func (l *loop) dropWholes(which func(*assembly) bool) {
-	for piece, a := range l.wholes {
-		if a.state == verified && which(a) {
-			l.wholeBytes -= int64(len(a.buf))
-			delete(l.wholes, piece)
+// dropWholes gives verified pieces that are of no more use to the store, and frees their memory.
+func (l *loop) dropWholes(at time.Time) {
+	for _, a := range l.wholes {
+		idle := at.Sub(a.at)
+		if a.state == verified && idle > storeWhole {
+			a.store()
 		}
+		if a.state == verified && idle > keepWhole {
+			l.dropWhole(a)
+		}
+	}
+}
+
+// dropOldest drops the verified piece that has not been of use for longest. false: there is none.
+func (l *loop) dropOldest() bool {
+	var oldest *assembly
+	for _, a := range l.wholes {
+		if a.state == verified && (oldest == nil || a.at.Before(oldest.at)) {
+			oldest = a
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	l.dropWhole(oldest)
+	return true
+}
+
+func (l *loop) dropWhole(a *assembly) {
+	a.store()
+	l.wholeBytes -= int64(len(a.buf))
+	delete(l.wholes, a.piece)
+}
+
+// store lets the store keep what nobody has asked for of a verified piece. Writing is not the loop's work.
+func (a *assembly) store() {
+	if a.stored {
+		return
+	}
+	a.stored = true
+	a.t.wg.Go(a.keep)
+}
+
+func (a *assembly) keep() {
+	f := a.t.fileOf(a.piece)
+	if err := f.keep(a.piece-f.first, a.buf); err != nil {
+		a.t.log.Debug("verified piece not kept", "piece", a.piece, "err", err)
 	}
 }
 
@@ -199,7 +241,7 @@ func (l *loop) try1(a *assembly) {
 	})
 }
 
-// verify compares a piece that is there with what vouches for it, and lets the store know its leaves and bytes.
+// verify compares a piece that is there with what vouches for it, and lets the store know its leaves.
 func (a *assembly) verify() error {
 	t := a.t
 	f := t.fileOf(a.piece)
@@ -225,9 +267,6 @@ func (a *assembly) verify() error {
 		// The two halves of a hybrid torrent contradict each other, or a restart found another root.
 		return fmt.Errorf("piece %d matches its hash and contradicts this machine: %w", a.piece, errors.Join(blob.ErrChanged, err))
 	}
-	if err := f.keep(a.piece-f.first, a.buf); err != nil {
-		t.log.Debug("verified piece not kept", "piece", a.piece, "err", err)
-	}
 	return nil
 }
 
@@ -247,8 +286,7 @@ func (f *file) vouch(p uint32, leaves []blob.Hash) error {
 	return nil
 }
 
-// keep stores a verified piece, most of which nobody may have asked for, where the store takes what it is not
-// waiting for.
+// keep stores what is absent of a verified piece, where the store takes what it is not waiting for.
 func (f *file) keep(p uint32, data []byte) error {
 	store, ok := f.store.(interface {
 		Put(r blob.Run, data []byte, t blob.Trust) error
@@ -260,6 +298,9 @@ func (f *file) keep(p uint32, data []byte) error {
 	for at := 0; at < len(data); at += blob.MaxBuffer * blockSize {
 		part := data[at:min(at+blob.MaxBuffer*blockSize, len(data))]
 		r := blob.Run{First: first + uint32(at/blockSize), Count: uint32((len(part) + blockSize - 1) / blockSize)}
+		if f.store.Has(r) {
+			continue
+		}
 		if err := store.Put(r, part, blob.Pinned); err != nil {
 			return err
 		}

@@ -56,6 +56,7 @@ func TestV1(t *testing.T) {
 			if err := fetch(deadline(t), tor, s, last); err != nil {
 				t.Fatal(err)
 			}
+			until(t, "the rest of the piece", func() bool { return s.PieceComplete(g.Pieces() - 1) })
 			stored, _ := s.Counts()
 			if rest := c.size % c.piece; rest == 0 && int64(stored)*blob.BlockSize < c.piece && c.size >= c.piece || int64(stored) > c.piece/blob.BlockSize {
 				t.Errorf("%d blocks were stored for one", stored)
@@ -261,8 +262,9 @@ func TestHybridUpgrade(t *testing.T) {
 	if err := fetch(deadline(t), tor2, s2, blob.Run{First: 3, Count: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if !s2.PieceComplete(0) || s2.PieceComplete(1) {
-		t.Error("not exactly the piece of the block is there")
+	until(t, "the piece", func() bool { return s2.PieceComplete(0) })
+	if s2.PieceComplete(1) {
+		t.Error("another piece came, too")
 	}
 }
 
@@ -284,5 +286,62 @@ func TestV1Refused(t *testing.T) {
 		if _, err := n.Add(swarm.Config{Keys: [][20]byte{key}, Store: s, V1: v}); !errors.Is(err, blob.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// narrow is a sink that lends two buffers at a time.
+type narrow struct {
+	*swarmtest.Sink
+	free chan struct{}
+}
+
+func (n *narrow) Buffer(ctx context.Context, r blob.Run) ([]byte, error) {
+	select {
+	case n.free <- struct{}{}:
+		return n.Sink.Buffer(ctx, r)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (n *narrow) Done(r blob.Run) error {
+	defer func() { <-n.free }()
+	return n.Sink.Done(r)
+}
+
+func (n *narrow) Drop(r blob.Run) {
+	n.Sink.Drop(r)
+	<-n.free
+}
+
+// TestV1LittleMemory gets pieces of 4 MiB, one and eight of which are wanted at the same time, through sinks that lend
+// 512 KiB.
+func TestV1LittleMemory(t *testing.T) {
+	data := swarmtest.Random(32<<20, 37)
+	v1 := sumsOf(data, 4<<20)
+	g := blob.Geometry{Size: int64(len(data)), PieceLength: 4 << 20}
+	_, from := addV1(t, seed(t, g, data), v1)
+	s := empty(t, g)
+	tor, _ := addV1(t, s, v1)
+	tor.AddPeers(from.Addr())
+	await(t, tor, g.Blob())
+	free := make(chan struct{}, 2)
+	var wg sync.WaitGroup
+	for i := range uint32(8) {
+		wg.Go(func() {
+			r := blob.Run{First: i * 256, Count: 256}
+			k := &narrow{swarmtest.NewSink(s, r), free}
+			if err := tor.Fetch(blob.WithClass(deadline(t), blob.Background), r, k); err != nil {
+				t.Error(err)
+			}
+			k.Finish()
+		})
+	}
+	wg.Wait()
+	if !bytes.Equal(s.Bytes(), data) {
+		t.Error("bytes differ")
+	}
+	if down := tor.Stats().Downloaded; down > g.Size+g.Size/4 {
+		t.Errorf("%d bytes came for %d", down, g.Size)
 	}
 }
