@@ -12,25 +12,31 @@ import (
 
 // Config is everything that one node is told.
 type Config struct {
-	State       string        // directory of the cache, the control socket and the log
-	Listen      string        // host:port of the peer wire; port 0 takes any free one
-	Trackers    []string      // announce URLs, or srv:NAME; none: no swarm but the peers that are named
-	Zone        string        // where this machine stands, most significant part first: region/zone/rack/host
-	Role        string        // Peer or Seed
-	PEX         bool          // peers are exchanged with peers (BEP 11)
-	LSD         string        // On, Off or Auto: discovery on the local network (BEP 14)
-	DHT         bool          // the distributed hash table (BEP 5)
-	Bootstrap   []string      // HOST:PORT of nodes of the DHT to start from
-	LogLevel    slog.Level    // least level that is logged
-	Fill        string        // "never", "idle" or "eager": how a mounted blob is completed
-	Timeout     time.Duration // how long a read waits for somebody who can deliver
-	Hard        bool          // reads wait for ever instead
-	Strict      bool          // refuse piece roots that only a tracker vouches for
-	CACert      string        // PEM file of certificates that origins may use besides the system's
-	Quota       int64         // bytes of cached data, 0: no bound but the disk
-	Memory      int64         // bytes of transfer buffers
-	AllowOther  bool          // other users may read the mounts
-	Passthrough bool          // complete blobs are read through the kernel's FUSE passthrough
+	State     string        // directory of the cache, the control socket and the log
+	Listen    string        // host:port of the peer wire; port 0 takes any free one
+	Trackers  []string      // announce URLs, or srv:NAME; none: no swarm but the peers that are named
+	Zone      string        // where this machine stands, most significant part first: region/zone/rack/host
+	Role      string        // Peer or Seed
+	PEX       bool          // peers are exchanged with peers (BEP 11)
+	LSD       string        // On, Off or Auto: discovery on the local network (BEP 14)
+	DHT       bool          // the distributed hash table (BEP 5)
+	Bootstrap []string      // HOST:PORT of nodes of the DHT to start from
+	LogLevel  slog.Level    // least level that is logged
+	Fill      string        // "never", "idle" or "eager": how a mounted blob is completed
+	Timeout   time.Duration // how long a read waits for somebody who can deliver
+	Hard      bool          // reads wait for ever instead
+	Strict    bool          // refuse piece roots that only a tracker vouches for
+	CACert    string        // PEM file of certificates that origins may use besides the system's
+	Quota     int64         // bytes of cached data, 0: no bound but the disk
+	Memory    int64         // bytes of transfer buffers
+
+	UploadLimit   int64 // bytes per second of all uploads; 0: no limit
+	DownloadLimit int64 // of all downloads
+	OriginLimit   int64 // of what comes from origins
+	Tenants       map[string]Rates
+
+	AllowOther  bool // other users may read the mounts
+	Passthrough bool // complete blobs are read through the kernel's FUSE passthrough
 
 	from map[string]string
 	file string
@@ -41,6 +47,9 @@ const (
 	Peer = "peer"
 	Seed = "seed" // completes everything, and reads from the origin for others
 )
+
+// Rates are bytes per second that one tenant may move; 0: no limit.
+type Rates struct{ Upload, Download, Origin int64 }
 
 // Whether to look for peers on the local network. Auto: when peers from elsewhere can connect.
 const (

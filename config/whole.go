@@ -10,15 +10,18 @@ import (
 // flag of the same name takes.
 func (c Config) Whole() map[string]string {
 	return map[string]string{
-		"listen":        c.Listen,
-		"quota":         strconv.FormatInt(c.Quota, 10),
-		"memory":        strconv.FormatInt(c.Memory, 10),
-		"zone":          c.Zone,
-		"role":          c.Role,
-		"pex":           onOffWord(c.PEX),
-		"lsd":           c.LSD,
-		"dht":           onOffWord(c.DHT),
-		"dht-bootstrap": strings.Join(c.Bootstrap, ","),
+		"listen":         c.Listen,
+		"quota":          strconv.FormatInt(c.Quota, 10),
+		"memory":         strconv.FormatInt(c.Memory, 10),
+		"zone":           c.Zone,
+		"upload-limit":   strconv.FormatInt(c.UploadLimit, 10),
+		"download-limit": strconv.FormatInt(c.DownloadLimit, 10),
+		"origin-limit":   strconv.FormatInt(c.OriginLimit, 10),
+		"role":           c.Role,
+		"pex":            onOffWord(c.PEX),
+		"lsd":            c.LSD,
+		"dht":            onOffWord(c.DHT),
+		"dht-bootstrap":  strings.Join(c.Bootstrap, ","),
 	}
 }
 

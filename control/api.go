@@ -25,6 +25,8 @@ type Node interface {
 	// Unshare takes back what Share did. name is an id, a path or a URL.
 	Unshare(ctx context.Context, name string) error
 	Cache
+	// Limits changes what the request names, and says what holds then.
+	Limits(ctx context.Context, r LimitsRequest) (Limits, error)
 	// Stop makes the node end soon after it returned. With idle set it does so only when nothing is mounted
 	// or shared and no request for either is under way, and says whether it will.
 	Stop(ctx context.Context, idle bool) (stopping bool, err error)
@@ -52,6 +54,30 @@ type Options struct {
 	CACert   string        `json:"cacert,omitempty"`
 	Mirrors  []string      `json:"mirrors,omitempty"`
 	Trackers []string      `json:"trackers,omitempty"`
+	// LimitRate bounds the bytes per second that come, and those that go; 0 does not.
+	LimitRate int64  `json:"limit_rate,omitempty"`
+	Tenant    string `json:"tenant,omitempty"` // whose limits it counts against besides the node's
+}
+
+// Rates are bytes per second; 0: no limit.
+type Rates struct {
+	Upload   int64 `json:"upload"`
+	Download int64 `json:"download"`
+	Origin   int64 `json:"origin"`
+}
+
+// LimitsRequest changes rates of the whole node, or of one tenant; nil: as it is.
+type LimitsRequest struct {
+	Tenant   string `json:"tenant,omitempty"`
+	Upload   *int64 `json:"upload,omitempty"`
+	Download *int64 `json:"download,omitempty"`
+	Origin   *int64 `json:"origin,omitempty"`
+}
+
+// Limits are the rates of the whole node, and those of its tenants by name.
+type Limits struct {
+	Rates
+	Tenants map[string]Rates `json:"tenants"`
 }
 
 // MountRequest asks for SOURCE at DIR.

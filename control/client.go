@@ -179,6 +179,11 @@ func (c *Client) CacheGC(ctx context.Context, free int64) (int64, error) {
 	return r.Freed, err
 }
 
+// Limits implements [Node].
+func (c *Client) Limits(ctx context.Context, r LimitsRequest) (Limits, error) {
+	return again[Limits](ctx, c, "/v1/limits", r)
+}
+
 // Stop implements [Node].
 func (c *Client) Stop(ctx context.Context, idle bool) (bool, error) {
 	r, err := ask[stopReply](ctx, c, "/v1/stop", stopRequest{idle})

@@ -61,6 +61,9 @@ func (f *fake) CacheRemove(_ context.Context, name string) (Cached, error) {
 func (f *fake) CacheGC(_ context.Context, free int64) (int64, error) {
 	return free * 2, f.note("gc %d", free)
 }
+func (f *fake) Limits(_ context.Context, r LimitsRequest) (Limits, error) {
+	return Limits{Rates: Rates{Upload: *r.Upload}, Tenants: map[string]Rates{r.Tenant: {Origin: 1}}}, f.note("limits %s %d", r.Tenant, *r.Upload)
+}
 func (f *fake) Stop(_ context.Context, idle bool) (bool, error) {
 	f.stopped = true
 	return !idle, f.err
@@ -137,6 +140,14 @@ func TestRoundTrip(t *testing.T) {
 			return err
 		}},
 		{"rm b", func() error { _, err := c.CacheRemove(ctx, "b"); return err }},
+		{"limits t 5", func() error {
+			rate := int64(5)
+			l, err := c.Limits(ctx, LimitsRequest{Tenant: "t", Upload: &rate})
+			if l.Upload != 5 || l.Tenants["t"].Origin != 1 {
+				t.Errorf("limits answered %+v", l)
+			}
+			return err
+		}},
 		{"gc 21", func() error {
 			n, err := c.CacheGC(ctx, 21)
 			if n != 42 {

@@ -100,6 +100,7 @@ func (s *Server) routes(n Node) http.Handler {
 		freed, err := n.CacheGC(ctx, r.Free)
 		return gcReply{freed}, err
 	}))
+	mux.HandleFunc("POST /v1/limits", call(s, func(ctx context.Context, r LimitsRequest) (Limits, error) { return n.Limits(ctx, r) }))
 	mux.HandleFunc("POST /v1/stop", call(s, func(ctx context.Context, r stopRequest) (stopReply, error) {
 		stopping, err := n.Stop(ctx, r.Idle)
 		return stopReply{stopping}, err

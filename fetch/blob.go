@@ -72,7 +72,7 @@ type Config struct {
 	Origin Origin      // nil: none
 	Plan   Planner     // nil: none
 	Fill   Fill
-	Limit  *RateLimit // nil: none
+	Limits Limits
 }
 
 // Blob is one blob that is being made present. It implements [blob.ReaderAt] and what fs wants of a file.
@@ -86,7 +86,7 @@ type Blob struct {
 	origin Origin
 	plan   Planner
 	fill   Fill
-	limit  *RateLimit
+	limits Limits
 	ctx    context.Context
 	cancel context.CancelFunc
 	wake   chan struct{}
@@ -150,7 +150,7 @@ func (e *Engine) Open(c Config) *Blob {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Blob{
 		engine: e, store: c.Store, geo: c.Store.Geometry(), peers: c.Peers, origin: c.Origin, plan: c.Plan,
-		fill: c.Fill, limit: c.Limit, ctx: ctx, cancel: cancel,
+		fill: c.Fill, limits: c.Limits, ctx: ctx, cancel: cancel,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		parked:  map[blob.Waiter]*parked{},
 		flights: map[*flight]struct{}{},

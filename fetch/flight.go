@@ -282,7 +282,7 @@ func (s *sink) Buffer(ctx context.Context, r blob.Run) ([]byte, error) {
 		return nil, fmt.Errorf("%w: buffer for blocks %v of a transfer of %v", blob.ErrInvalid, r, s.f.run)
 	}
 	_, n := s.b.geo.Bytes(r)
-	if err := s.b.limit.wait(ctx, int(n)); err != nil {
+	if err := s.b.limits.wait(ctx, int(n), s.f.class, s.f.kind); err != nil {
 		return nil, err
 	}
 	buf, err := s.b.engine.memory.get(ctx, int(n), s.f.class)

@@ -35,14 +35,11 @@ func (n *Node) Download(ctx context.Context, source string, o control.Options, l
 		return nil, err
 	}
 	defer done()
-	var bound *fetch.RateLimit
-	if limit > 0 {
-		bound = fetch.NewRateLimit(limit)
-	}
-	return n.download(ctx, source, o, bound, streaming)
+	o.LimitRate = limit
+	return n.download(ctx, source, o, streaming)
 }
 
-func (n *Node) download(ctx context.Context, source string, o control.Options, limit *fetch.RateLimit, streaming func(int64)) (*Download, error) {
+func (n *Node) download(ctx context.Context, source string, o control.Options, streaming func(int64)) (*Download, error) {
 	o.Fill = fetch.FillEager.String()
 	f, err := n.find(ctx, source, o, streaming)
 	if err != nil {
@@ -53,7 +50,6 @@ func (n *Node) download(ctx context.Context, source string, o control.Options, l
 	if err != nil {
 		return nil, err
 	}
-	w.limit = limit
 	l, warnings, err := n.hold(ctx, f, w)
 	if err != nil {
 		return nil, err

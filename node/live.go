@@ -15,6 +15,7 @@ import (
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/pace"
 	"github.com/pantala/pantala/relay"
 	"github.com/pantala/pantala/swarm"
 	"github.com/pantala/pantala/tracker"
@@ -40,6 +41,9 @@ type live struct {
 	fill     fetch.Fill
 	patience patience
 	strict   bool
+	tenant   string
+	rate     int64     // bytes per second, in each direction; 0: no limit of its own
+	upload   pace.Path // what its uploads ask along
 	trackers []string
 	named    int             // how many of trackers the user named; the others came with the source
 	ctx      context.Context // ends when the blob is closed
@@ -76,8 +80,7 @@ type wanted struct {
 	patience patience
 	strict   bool
 	trackers []string
-	named    int // how many of trackers came not with the source
-	limit    *fetch.RateLimit
+	named    int    // how many of trackers came not with the source
 	source   string // as the user wrote it, to ask the origin again
 	options  control.Options
 	imported func() (*blockio.Blob, error) // opens the store's part; nil: Store.Open
@@ -157,6 +160,9 @@ func (l *live) compare(w wanted) (warnings []string, err error) {
 	if w.patience != l.patience {
 		other("--timeout or --hard")
 	}
+	if w.options.Tenant != l.tenant || w.options.LimitRate != l.rate {
+		other("--tenant or --limit-rate")
+	}
 	if !slices.Equal(w.trackers, l.trackers) {
 		other("--tracker")
 	}
@@ -205,7 +211,12 @@ func (n *Node) open(l *live, f found, w wanted) error {
 			b.Wake()
 		}
 	}
-	c := fetch.Config{Store: l.store, Fill: w.fill, Limit: w.limit}
+	upload, down, err := n.limits.of(w.options.Tenant, w.options.LimitRate)
+	if err != nil {
+		return err
+	}
+	l.tenant, l.rate, l.upload = w.options.Tenant, w.options.LimitRate, upload
+	c := fetch.Config{Limits: down, Store: l.store, Fill: w.fill}
 	var session *tracker.Session
 	if !f.alone {
 		name := f.root
@@ -248,7 +259,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (joined, error) {
 	var session atomic.Pointer[tracker.Session] // the swarm is there before it
 	c := swarm.Config{
-		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store,
+		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store, Upload: l.upload,
 		OnComplaints: func(list []relay.Complaint) {
 			if s := session.Load(); s != nil {
 				s.Complain(list)

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/pace"
 )
 
 // mount is one directory at which a blob is mounted.
@@ -134,6 +136,9 @@ func ParseDigest(s string) (blob.Hash, error) {
 // expect refuses a request whose command line asks for another node than this one.
 func (n *Node) expect(settings []control.Setting) error {
 	whole := n.cfg.Whole()
+	for key, bucket := range map[string]*pace.Bucket{"upload-limit": n.limits.host.upload, "download-limit": n.limits.host.download, "origin-limit": n.limits.host.origin} {
+		whole[key] = strconv.FormatInt(bucket.Rate(), 10) // pantala limits may have changed it
+	}
 	for _, s := range settings {
 		have := whole[s.Key]
 		if s.Value != have {

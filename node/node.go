@@ -40,6 +40,7 @@ type Node struct {
 	swarm   *swarm.Node
 	origin  *origin.Client
 	finders finders
+	limits  *limits
 	stop    chan struct{}   // closed by Stop, or when idle for long enough
 	asking  context.Context // ends when Close begins: requests under way give up
 	refuse  context.CancelFunc
@@ -89,7 +90,7 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 	n := &Node{
 		cfg: c, opts: o, log: o.Log, started: time.Now(), stop: make(chan struct{}), ctx: ctx, cancel: cancel,
 		asking: asking, refuse: refuse,
-		engines: map[patience]*fetch.Engine{}, mounts: map[string]*mount{}, detached: map[*mount]struct{}{},
+		limits: newLimits(c), engines: map[patience]*fetch.Engine{}, mounts: map[string]*mount{}, detached: map[*mount]struct{}{},
 		shares: map[blob.ID]*share{}, live: map[blob.ID]*live{},
 	}
 	var undo []func()

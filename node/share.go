@@ -53,6 +53,9 @@ func (n *Node) sharePath(ctx context.Context, r control.ShareRequest, progress f
 	if err != nil {
 		return reply, err
 	}
+	if err := n.limits.check(r.Tenant); err != nil {
+		return reply, err
+	}
 	path := filepath.Clean(r.Path)
 	if err := notOnOurs(path); err != nil {
 		return reply, err
@@ -146,7 +149,7 @@ func (n *Node) shareURL(ctx context.Context, r control.ShareRequest, progress fu
 		return reply, err
 	}
 	r.Fill = fetch.FillEager.String()
-	d, err := n.download(ctx, r.URL, r.Options, nil, func(done int64) {
+	d, err := n.download(ctx, r.URL, r.Options, func(done int64) {
 		progress(control.Progress{What: "downloading", Done: done, Total: -1})
 	})
 	if err != nil {

@@ -47,6 +47,9 @@ func openTimeout(o control.Options, own time.Duration) time.Duration {
 // find looks a source up. streaming is told of the bytes that had to be read already because the source does
 // not say how many there are.
 func (n *Node) find(ctx context.Context, source string, o control.Options, streaming func(done int64)) (found, error) {
+	if err := n.limits.check(o.Tenant); err != nil {
+		return found{}, err
+	}
 	if IsMagnet(source) {
 		return n.findMagnet(ctx, source)
 	}

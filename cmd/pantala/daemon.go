@@ -53,6 +53,7 @@ func (a *app) daemonCommand() *cobra.Command {
 	f.String("memory", "", "transfer buffers (default 64MiB)")
 	f.String("fill", "", "for mounts that do not say: never, idle or eager (default idle)")
 	addPlace(f)
+	addLimits(f)
 	addDiscovery(f)
 	f.String("timeout", "", "for mounts that do not say: how long a read waits (default 30s)")
 	f.String("cacert", "", "PEM file of certificates that origins may use besides the system's")

@@ -21,6 +21,8 @@ type fetchFlags struct {
 	header  []string
 	mirrors []string
 	digest  string
+	rate    string
+	tenant  string
 }
 
 func (f *fetchFlags) add(flags *pflag.FlagSet, fill bool) {
@@ -34,6 +36,9 @@ func (f *fetchFlags) add(flags *pflag.FlagSet, fill bool) {
 	}
 	flags.String("timeout", "", "how long a read waits for somebody who can deliver (default 30s)")
 	addPlace(flags)
+	flags.StringVar(&f.rate, "limit-rate", "", "bytes per second of this blob that may come, and as many that may go, such as 20MB")
+	flags.StringVar(&f.tenant, "tenant", "", "whose limits it counts against besides the machine's: see pantala limits --help")
+	addLimits(flags)
 	addDiscovery(flags)
 	flags.Bool("hard", false, "reads wait for ever instead")
 	flags.Bool("strict", false, "believe no hash that only the tracker vouches for")
@@ -55,6 +60,10 @@ func (f *fetchFlags) options(c config.Config) (o control.Options, err error) {
 		if o.CACert, err = filepath.Abs(c.CACert); err != nil {
 			return o, control.Local(err)
 		}
+	}
+	o.Tenant = f.tenant
+	if o.LimitRate, err = parseRate(f.rate); err != nil {
+		return o, err
 	}
 	o.Header, err = parseHeaders(f.header)
 	return o, err

@@ -36,7 +36,6 @@ type getFlags struct {
 	fetchFlags
 	output string
 	resume bool
-	rate   string
 	quiet  bool
 }
 
@@ -62,7 +61,6 @@ func (a *app) getCommand() *cobra.Command {
 	f.StringVarP(&g.output, "output", "O", "", "file to write, - for standard output (default the last part of the URL)")
 	f.BoolVarP(&g.resume, "continue", "c", false, "go on where an earlier download stopped")
 	g.fetchFlags.add(f, false)
-	f.StringVar(&g.rate, "limit-rate", "", "bytes per second, such as 20MB")
 	f.String("memory", "", "transfer buffers (default 64MiB)")
 	f.BoolVarP(&g.quiet, "quiet", "q", false, "say nothing but errors")
 	return c
@@ -73,13 +71,6 @@ func (a *app) get(ctx context.Context, c config.Config, g *getFlags, source stri
 	if err := g.checkDigest(); err != nil {
 		return err
 	}
-	var limit int64
-	if g.rate != "" {
-		var err error
-		if limit, err = config.ParseSize(g.rate); err != nil || limit == 0 {
-			return usagef("--limit-rate %q is not a number of bytes per second, such as 20MB", g.rate)
-		}
-	}
 	o, err := g.options(c)
 	if err != nil {
 		return err
@@ -88,7 +79,7 @@ func (a *app) get(ctx context.Context, c config.Config, g *getFlags, source stri
 	if err != nil {
 		return err
 	}
-	t := &transfer{app: a, flags: g, part: p, source: source, options: o, limit: limit, begun: time.Now()}
+	t := &transfer{app: a, flags: g, part: p, source: source, options: o, begun: time.Now()}
 	c.State, c.Quota = p.dir, 0
 	err = t.run(ctx, c)
 	if err != nil && ctx.Err() != nil {
@@ -161,7 +152,6 @@ type transfer struct {
 	part     part
 	source   string
 	options  control.Options
-	limit    int64
 	begun    time.Time
 	status   control.Transfer // the last that was known
 	complete bool             // out has its name
@@ -200,7 +190,7 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 	}
 	bar := t.app.progress(name, t.flags.quiet)
 	defer bar.stop()
-	d, err := n.Download(ctx, t.source, t.options, t.limit, func(done int64) {
+	d, err := n.Download(ctx, t.source, t.options, t.options.LimitRate, func(done int64) {
 		bar.update(control.Progress{What: downloading, Done: done, Total: -1})
 	})
 	if err != nil {
