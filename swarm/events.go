@@ -163,6 +163,9 @@ func (l *loop) greet(p *peer) {
 	if slots := t.node.opts.UploadSlots; served < slots && foreign < foreignSlots(slots) {
 		l.serve(p, true, now())
 	}
+	if !p.ext {
+		l.allow(p)
+	}
 }
 
 func (e peerGone) apply(l *loop) {
@@ -279,6 +282,7 @@ func (e peerSays) apply(l *loop) {
 		p.queue = max(e.h.Queue, 16)
 	}
 	l.pexSaid(p, e.h)
+	l.allow(p)
 	if p.ours() && !p.closing && !p.known {
 		l.meet(p)
 	}

@@ -39,6 +39,7 @@ type peer struct {
 	chatter  int       // messages without payload since quietAt
 	quietAt  time.Time // start of the minute in which chatter is counted
 	pexHeard pexRate
+	alms     int // blocks that it had while it was choked
 	metadata metadataPeer
 
 	// Owned by the loop.
@@ -66,16 +67,17 @@ type peer struct {
 	pex        pexTold
 
 	// Read by any goroutine.
-	serving   atomic.Bool   // slot, for the reader
-	runsID    atomic.Uint32 // see runsExt
-	inflight  atomic.Int32  // blocks asked and neither received nor cancelled
-	urgent    atomic.Int32  // of these, what somebody waits for
-	waiting   atomic.Int32  // of these, what may not be there yet
-	hashWaits atomic.Int32  // its hash requests that are parked
-	down, up  atomic.Int64  // bytes of payload
-	heard     atomic.Int64  // when it said something last, unix ns
-	spoke     atomic.Int64  // when we wrote last, unix ns
-	lastReq   atomic.Int64  // when it asked for a block last, unix ns
+	serving   atomic.Bool              // slot, for the reader
+	allowed   atomic.Pointer[[]uint32] // pieces it may have while it is choked (BEP 6)
+	runsID    atomic.Uint32            // see runsExt
+	inflight  atomic.Int32             // blocks asked and neither received nor cancelled
+	urgent    atomic.Int32             // of these, what somebody waits for
+	waiting   atomic.Int32             // of these, what may not be there yet
+	hashWaits atomic.Int32             // its hash requests that are parked
+	down, up  atomic.Int64             // bytes of payload
+	heard     atomic.Int64             // when it said something last, unix ns
+	spoke     atomic.Int64             // when we wrote last, unix ns
+	lastReq   atomic.Int64             // when it asked for a block last, unix ns
 
 	mu      sync.Mutex // guards what follows
 	wanted  map[uint32]want

@@ -220,7 +220,7 @@ func (p *peer) requested(r request) error {
 		return fmt.Errorf("%w: request of %d+%d in piece %d of %d", blob.ErrInvalid, r.begin, r.length, r.piece, g.Pieces())
 	}
 	p.lastReq.Store(now().UnixNano())
-	if p.serving.Load() && p.t.cfg.Store.PieceComplete(r.piece) && p.out.request(r) {
+	if (p.serving.Load() || p.allowedNow(r.piece)) && p.t.cfg.Store.PieceComplete(r.piece) && p.out.request(r) {
 		return nil
 	}
 	if p.fast {

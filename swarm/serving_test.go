@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -301,5 +302,52 @@ func TestChatter(t *testing.T) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+// TestAllowedFast: a foreign peer that finds all slots taken may have a few pieces, each about twice.
+func TestAllowedFast(t *testing.T) {
+	g := blob.GeometryFor(64 * 256 << 10)
+	data := swarmtest.Random(g.Size, 38)
+	n := newNode(t, swarm.Options{UploadSlots: 1})
+	add(t, n, seed(t, g, data), blob.Hash{})
+	foreign := func(id byte) raw {
+		c := dialRaw(t, n, id)
+		c.Write(peerwire.AppendExtendedHandshake(peerwire.AppendBare(nil, peerwire.HaveNone), peerwire.ExtendedHandshake{Client: "x"}))
+		return c
+	}
+	foreign(1).next(t, peerwire.Unchoke)
+	p := foreign(2)
+	var allowed []uint32
+	for len(allowed) < 10 {
+		allowed = append(allowed, p.next(t, peerwire.AllowedFast).Piece)
+	}
+	var other uint32
+	for slices.Contains(allowed, other) {
+		other++
+	}
+	p.Write(peerwire.AppendRequest(nil, other, 0, blob.BlockSize))
+	if m := p.next(t, peerwire.Reject); m.Piece != other {
+		t.Errorf("rejected %+v", m)
+	}
+	got := 0
+	for range 2*16*10 + 5 {
+		p.Write(peerwire.AppendRequest(nil, allowed[3], blob.BlockSize, blob.BlockSize))
+		m, err := p.Next()
+		if err == nil && m.ID == peerwire.Reject {
+			break
+		}
+		b := make([]byte, m.Length)
+		if _, err := p.Payload(b); err != nil || m.ID != peerwire.Piece {
+			t.Fatal(err)
+		}
+		off := int64(allowed[3])*g.PieceLength + blob.BlockSize
+		if !bytes.Equal(b, data[off:off+blob.BlockSize]) {
+			t.Fatal("bytes differ")
+		}
+		got++
+	}
+	if got != 2*16*10 {
+		t.Errorf("%d blocks came", got)
 	}
 }
