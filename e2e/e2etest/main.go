@@ -192,6 +192,22 @@ func dependOn(root string) error {
 	})
 }
 
+// Shared is a folder that lives as long as the test process.
+func Shared(t testing.TB) string {
+	t.Helper()
+	return baseDir(t)
+}
+
+// Repository is the folder with go.mod.
+func Repository(t testing.TB) string {
+	t.Helper()
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatalf("e2etest: %v", err)
+	}
+	return root
+}
+
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

@@ -16,7 +16,7 @@ func Aria2(w *e2etest.World, h *e2etest.Host, t Torrent, dir string, seed bool) 
 	if seed {
 		args = append(args, "--check-integrity=true", "--bt-hash-check-seed=true")
 	}
-	return h.Start(e2etest.Command{Args: append(args, t.Path)})
+	return child(w, h, e2etest.Command{Args: append(args, t.Path)})
 }
 
 // Aria2Finished reports whether aria2 says that it has everything.

@@ -3,9 +3,11 @@ package clientstest
 import (
 	"embed"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -85,4 +87,23 @@ func Make(w *e2etest.World, kind Kind, path string, pieces int, trackers ...stri
 		t.Hashes = append(t.Hashes, said.V2[:40]) // BEP 52: trackers see a truncated one
 	}
 	return t
+}
+
+// treeSizes are the files of [Tree]: shorter than a block, shorter than a piece, and longer, none of them even.
+var treeSizes = map[string]int64{"a.bin": 1<<20 + 4321, "sub/b.bin": 700_001, "sub/deep/c.bin": 5_003, "z.bin": 2<<20 + 17}
+
+// Tree makes a folder called name with files of odd sizes, and returns its path.
+func Tree(w *e2etest.World, name string) string {
+	w.T.Helper()
+	dir := filepath.Join(w.Dir("tree"), name)
+	seed := uint64(100)
+	for _, file := range slices.Sorted(maps.Keys(treeSizes)) {
+		seed++
+		path := filepath.Join(dir, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			w.T.Fatal(err)
+		}
+		Copy(w, e2etest.Content(w.T, treeSizes[file], seed).Path, path)
+	}
+	return dir
 }
