@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -268,11 +267,15 @@ func racePantala(r *race, v pantalaRace) {
 		h.Node("liar", "--tracker", liar.Tracker).Must("share", r.file.Path)
 	}
 	var nodes []*e2etest.Node
+	var daemons []*e2etest.Process
 	for i, h := range r.hosts {
 		n := h.Node(fmt.Sprintf("n%d", i+1), "--tracker", tr.URL)
+		if os.Getenv("BENCH_LOGS") != "" {
+			n.Flags = append(n.Flags, "--log-level", "debug")
+		}
 		nodes = append(nodes, n)
 		if !v.get {
-			n.Start("daemon")
+			daemons = append(daemons, n.Start("daemon"))
 		}
 	}
 	if !v.get {
@@ -283,7 +286,7 @@ func racePantala(r *race, v pantalaRace) {
 	if v.slow {
 		r.hosts[len(r.hosts)/2].Cap("4mbit")
 	}
-	defer keepLogs(b, nodes, seed)
+	defer keepLogs(b, nodes, daemons, seed)
 	cpu := func() (sum time.Duration) {
 		for _, n := range nodes {
 			for _, pid := range n.PIDs() {
@@ -363,7 +366,7 @@ func racePantala(r *race, v pantalaRace) {
 }
 
 // keepLogs copies what the nodes have logged, and what they say of themselves, to BENCH_LOGS.
-func keepLogs(b *testing.B, nodes []*e2etest.Node, seed *e2etest.Node) {
+func keepLogs(b *testing.B, nodes []*e2etest.Node, daemons []*e2etest.Process, seed *e2etest.Node) {
 	dir := os.Getenv("BENCH_LOGS")
 	if dir == "" {
 		return
@@ -378,7 +381,11 @@ func keepLogs(b *testing.B, nodes []*e2etest.Node, seed *e2etest.Node) {
 			return
 		}
 		os.WriteFile(filepath.Join(to, "status.json"), []byte(n.Run("status", "-o", "json").Stdout), 0o644)
-		exec.Command("cp", filepath.Join(n.State, "daemon.log"), to).Run()
+		log, _ := os.ReadFile(filepath.Join(n.State, "daemon.log"))
+		if i < len(daemons) {
+			log = []byte(daemons[i].Output())
+		}
+		os.WriteFile(filepath.Join(to, "daemon.log"), log, 0o644)
 	}
 }
 

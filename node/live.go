@@ -261,6 +261,7 @@ func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (j
 	c := swarm.Config{
 		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store, Upload: l.upload,
 		OnComplaints: func(list []relay.Complaint) {
+			n.logComplaints(l.id.String(), list)
 			if s := session.Load(); s != nil {
 				s.Complain(list)
 			}
@@ -291,7 +292,10 @@ func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (j
 			OnRoots: func() { t.RootsChanged(); wake() },
 			OnPlan:  wake,
 			Zone:    n.cfg.Zone, Seed: n.cfg.Role == config.Seed, Bulk: l.fill != fetch.FillNever,
-			OnAssignment: t.SetAssignment,
+			OnAssignment: func(a relay.Assignment) {
+				n.logAssignment(l.id.String(), a)
+				t.SetAssignment(a)
+			},
 		}
 		j.session = tracker.NewSession(o)
 		session.Store(j.session)
