@@ -103,7 +103,8 @@ type Setting struct {
 // MountReply says what is mounted now.
 type MountReply struct {
 	ID       string   `json:"id"`
-	Path     string   `json:"path"` // of the file
+	Path     string   `json:"path"`            // of the file, or of the directory of a torrent's
+	Files    int      `json:"files,omitempty"` // of a torrent that is a directory
 	Size     int64    `json:"size"`
 	Present  int64    `json:"present"`
 	Warnings []string `json:"warnings,omitempty"`
@@ -116,6 +117,15 @@ type ShareRequest struct {
 	Options
 	NoWait bool      `json:"no_wait,omitempty"` // URL only: do not wait until it is complete
 	Expect []Setting `json:"expect,omitempty"`
+
+	// How a torrent of a Path is made.
+	Version     string   `json:"version,omitempty"`      // "v1", "v2" or "hybrid"; "" is v2
+	Private     bool     `json:"private,omitempty"`      // BEP 27
+	PieceLength int64    `json:"piece_length,omitempty"` // bytes; 0: by size
+	WebSeeds    []string `json:"web_seeds,omitempty"`    // BEP 19
+	WantTorrent bool     `json:"want_torrent,omitempty"` // ShareReply.Torrent is wanted
+	// From is where the files are that the torrent URL describes, absolute; "": they are downloaded.
+	From string `json:"from,omitempty"`
 }
 
 // Progress is how far a long request is, in bytes.
@@ -129,14 +139,18 @@ type Progress struct {
 // ShareReply says under which names others find the blob. Digest and Magnet are empty as long as not all
 // bytes are known.
 type ShareReply struct {
-	ID       string   `json:"id"`
-	Name     string   `json:"name"`
-	Size     int64    `json:"size"`
-	Digest   string   `json:"digest,omitempty"`
-	InfoHash string   `json:"infohash,omitempty"`
-	Magnet   string   `json:"magnet,omitempty"`
-	Source   string   `json:"source"` // what `pantala mount` takes on another machine
-	Warnings []string `json:"warnings,omitempty"`
+	ID       string `json:"id"`
+	Name     string `json:"name"`
+	Size     int64  `json:"size"`
+	Digest   string `json:"digest,omitempty"`
+	InfoHash string `json:"infohash,omitempty"` // v2
+	// InfoHashV1 is of v1 and hybrid torrents.
+	InfoHashV1 string   `json:"infohash_v1,omitempty"`
+	Files      int      `json:"files,omitempty"` // of a torrent that is a directory
+	Magnet     string   `json:"magnet,omitempty"`
+	Source     string   `json:"source"` // what `pantala mount` takes on another machine
+	Torrent    []byte   `json:"torrent_data,omitempty"`
+	Warnings   []string `json:"warnings,omitempty"`
 }
 
 // Status is a snapshot of a node. PID is 0 when none runs.
@@ -174,7 +188,8 @@ type Mount struct {
 	Source string `json:"source"`
 	Dir    string `json:"dir"`
 	Name   string `json:"name"`
-	State  string `json:"state"` // "ready", "failed"
+	State  string `json:"state"`           // "ready", "failed"
+	Files  int    `json:"files,omitempty"` // of a torrent that is a directory
 	Fill   string `json:"fill"`
 	Transfer
 	Requests    uint64 `json:"requests"`    // that the kernel sent
@@ -186,6 +201,7 @@ type Mount struct {
 type Share struct {
 	Source string `json:"source"`
 	Name   string `json:"name"`
+	Files  int    `json:"files,omitempty"` // of a torrent that is a directory
 	Digest string `json:"digest,omitempty"`
 	Magnet string `json:"magnet,omitempty"`
 	Transfer

@@ -91,6 +91,7 @@ type Blob struct {
 	cancel context.CancelFunc
 	wake   chan struct{}
 	done   chan struct{}
+	silent func() // ends Store.OnPiece
 
 	ahead     streams
 	transient *transient
@@ -163,6 +164,7 @@ func (e *Engine) Open(c Config) *Blob {
 	e.mu.Lock()
 	e.blobs[b] = struct{}{}
 	e.mu.Unlock()
+	b.silent = c.Store.OnPiece(func(uint32) { b.Wake() })
 	go b.run()
 	return b
 }
@@ -182,6 +184,7 @@ func (b *Blob) Close() error {
 	b.parked = map[blob.Waiter]*parked{}
 	b.mu.Unlock()
 	b.cancel()
+	b.silent()
 	for w := range waiting {
 		w.Ready(fmt.Errorf("%w: the blob is being closed", blob.ErrClosed))
 	}

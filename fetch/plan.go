@@ -60,9 +60,27 @@ func (b *Blob) run() {
 		case <-timer.C:
 		}
 		now := time.Now()
+		b.settle()
 		b.expire(now)
 		b.refuse()
 		timer.Reset(b.pump(now))
+	}
+}
+
+// settle answers the parked reads whose blocks are there without a transfer of this blob having brought them: what
+// can only be verified in whole pieces is stored by whoever verifies it.
+func (b *Blob) settle() {
+	var ready []*parked
+	b.mu.Lock()
+	for w, p := range b.parked {
+		if b.has(p.run) {
+			ready = append(ready, p)
+			delete(b.parked, w)
+		}
+	}
+	b.mu.Unlock()
+	for _, p := range ready {
+		p.waiter.Ready(nil)
 	}
 }
 

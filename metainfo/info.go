@@ -123,11 +123,16 @@ func (i *Info) ID() blob.ID {
 	return V1ID(i.InfoHashV1)
 }
 
-// V1ID names the bytes of a v1 torrent.
+// V1ID names a v1 torrent.
 func V1ID(infohash [20]byte) blob.ID {
 	id := blob.ID{Kind: blob.ByInfoHashV1}
 	copy(id.Sum[:], infohash[:])
 	return id
+}
+
+// SpaceID names the bytes of a v1 torrent, all files one after the other, as one blob. It must never change.
+func SpaceID(infohash [20]byte) blob.ID {
+	return blob.ID{Kind: blob.ByRoot, Sum: sha256.Sum256(append([]byte("pantala-space-v1\x00"), infohash[:]...))}
 }
 
 // FileID names the bytes of one file of a v2 torrent, the same in every torrent that has the file in pieces of the

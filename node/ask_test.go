@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"github.com/pantala/pantala/metainfo"
 	"strings"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func TestMagnetTracker(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	m, err := ParseMagnet(reply.Magnet)
+	m, err := metainfo.ParseMagnet(reply.Magnet)
 	if err != nil {
 		t.Fatal(err)
 	}

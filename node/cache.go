@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"github.com/pantala/pantala/metainfo"
 	"net/url"
 	"strings"
 
@@ -46,7 +47,7 @@ func (c Cache) one(name string) (blockio.Info, error) {
 	canonical := name
 	if u, err := url.Parse(name); err == nil && u.Host != "" {
 		canonical = blob.CanonicalURL(u)
-	} else if m, err := ParseMagnet(name); err == nil {
+	} else if m, err := metainfo.ParseMagnet(name); err == nil {
 		canonical = m.Source()
 	}
 	var hits []blockio.Info

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
@@ -15,7 +16,52 @@ type finders struct {
 	lsd   *discovery.LSD
 	dht   *discovery.DHT
 	known knownPeers
+
+	mu    sync.Mutex
+	asked map[[20]byte]func([]netip.AddrPort) // guarded by mu: who looks for peers of what is not open yet
 }
+
+// heard passes on peers that somebody has named.
+func (n *Node) heard(key [20]byte, from netip.Addr, peers ...netip.AddrPort) {
+	n.swarm.Hear(key, from, peers...)
+	n.finders.mu.Lock()
+	f := n.finders.asked[key]
+	n.finders.mu.Unlock()
+	if f != nil {
+		f(peers)
+	}
+}
+
+// lookFor looks for peers of a swarm that this node is not in, until stop is called. f must not block for long. Two
+// requests for the same swarm at the same time share what is found badly: the later one gets it.
+func (n *Node) lookFor(key [20]byte, f func([]netip.AddrPort)) (stop func()) {
+	set := func(f func([]netip.AddrPort)) {
+		n.finders.mu.Lock()
+		defer n.finders.mu.Unlock()
+		if n.finders.asked == nil {
+			n.finders.asked = map[[20]byte]func([]netip.AddrPort){}
+		}
+		if n.finders.asked[key] = f; f == nil {
+			delete(n.finders.asked, key)
+		}
+	}
+	set(f)
+	stops := []func(){func() { set(nil) }}
+	if l := n.finders.lsd; l != nil {
+		stops = append(stops, l.Announce(key))
+	}
+	if d := n.finders.dht; d != nil {
+		stops = append(stops, d.Announce(key, n.swarm.Addr().Port()))
+	}
+	return func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+}
+
+// finds reports whether there is anybody to ask beside trackers.
+func (f *finders) finds() bool { return f.lsd != nil || f.dht != nil }
 
 // discover starts them. It comes after the swarm, at whose port peers are to connect.
 func (n *Node) discover() error {
@@ -26,7 +72,7 @@ func (n *Node) discover() error {
 	}
 	if c.LSD == config.On || c.LSD == config.Auto && !addr.Addr().IsLoopback() {
 		l, err := discovery.NewLSD(discovery.LSDOptions{Listen: addr, Log: n.log, OnPeer: func(key [20]byte, peer netip.AddrPort) {
-			n.swarm.Hear(key, peer.Addr(), peer)
+			n.heard(key, peer.Addr(), peer)
 		}})
 		switch {
 		case err == nil:
@@ -42,7 +88,7 @@ func (n *Node) discover() error {
 	}
 	d, err := discovery.NewDHT(discovery.DHTOptions{
 		Listen: addr.String(), Bootstrap: c.Bootstrap, Known: n.finders.known.nodes(), Log: n.log,
-		OnPeers: func(key [20]byte, from netip.Addr, peers []netip.AddrPort) { n.swarm.Hear(key, from, peers...) },
+		OnPeers: func(key [20]byte, from netip.Addr, peers []netip.AddrPort) { n.heard(key, from, peers...) },
 	})
 	if err != nil {
 		if l := n.finders.lsd; l != nil {

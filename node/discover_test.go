@@ -16,6 +16,7 @@ import (
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/metainfo"
 	"github.com/pantala/pantala/origin/origintest"
 	"github.com/pantala/pantala/swarm"
 	"github.com/pantala/pantala/tracker"
@@ -33,7 +34,7 @@ func shareFile(t *testing.T, n *Node, want []byte, trackers, peers []string) str
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := ParseMagnet(reply.Magnet)
+	m, err := metainfo.ParseMagnet(reply.Magnet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestPeersOfPeers(t *testing.T) {
 	toA := shareFile(t, a, want, nil, []string{a.swarm.Addr().String()})
 	defer open(t, b, toA, 64<<10).Close() // it has next to nothing
 	eventually(t, "B has met A", func() bool { return meets(b, a.swarm.Addr()) })
-	m, _ := ParseMagnet(toA)
+	m, _ := metainfo.ParseMagnet(toA)
 	m.Peers = []string{b.swarm.Addr().String()}
 	got, st := fetchAll(t, c, m.String(), control.Options{})
 	if !bytes.Equal(got, want) || st.FromPeers != int64(len(want)) {
@@ -96,7 +97,7 @@ func TestPEXOff(t *testing.T) {
 	a, b, c := start(t, conf(t)), start(t, off), start(t, conf(t))
 	toA := shareFile(t, a, origintest.Bytes(32, 3<<20), nil, []string{a.swarm.Addr().String()})
 	defer open(t, b, toA, 1).Close()
-	m, _ := ParseMagnet(toA)
+	m, _ := metainfo.ParseMagnet(toA)
 	m.Peers = []string{b.swarm.Addr().String()}
 	defer open(t, c, m.String(), 0).Close()
 	eventually(t, "C has met B, and B A", func() bool { return meets(c, b.swarm.Addr()) && meets(b, a.swarm.Addr()) })
@@ -187,7 +188,7 @@ func TestTrackersDieMidway(t *testing.T) {
 	if d.Status().Complete {
 		t.Fatal("the download was over before the trackers died: lower the rate")
 	}
-	m, _ := ParseMagnet(link)
+	m, _ := metainfo.ParseMagnet(link)
 	m.Peers = []string{b.swarm.Addr().String()}
 	got, st := fetchAll(t, c, m.String(), control.Options{})
 	if !bytes.Equal(got, want) || st.Errors != 0 {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,10 +21,12 @@ import (
 	"github.com/pantala/pantala/fetch"
 )
 
-// Download is one blob that is being completed for a command, not for a mount.
+// Download is a blob, or a torrent, that is being completed for a command, not for a mount.
 type Download struct {
 	node     *Node
-	live     *live
+	top      *live // what is held: the blob, or the torrent
+	live     *live // the blob; nil: a torrent of several blobs
+	only     func(file int) bool
 	digest   blob.Hash
 	Warnings []string
 }
@@ -54,31 +58,46 @@ func (n *Node) download(ctx context.Context, source string, o control.Options, s
 	if err != nil {
 		return nil, err
 	}
-	return &Download{n, l, f.digest, append(f.warnings, warnings...)}, nil
+	d := &Download{node: n, top: l, live: l.only(), only: f.only, digest: f.digest, Warnings: append(f.warnings, warnings...)}
+	if l.files() > 0 {
+		d.live = nil // one blob in v1, but not one file
+	}
+	return d, nil
 }
 
 // Close ends the download; what has come stays in the store.
-func (d *Download) Close() { d.node.release(d.live) }
+func (d *Download) Close() { d.node.release(d.top) }
 
 // ID is what the blob is called.
-func (d *Download) ID() blob.ID { return d.live.id }
+func (d *Download) ID() blob.ID { return d.top.id }
+
+// Blobs are the ids of the blobs in the store that belong to it.
+func (d *Download) Blobs() (ids []blob.ID) {
+	for _, b := range d.top.blobs() {
+		ids = append(ids, b.id)
+	}
+	return ids
+}
+
+// Files is how many files it has if it is a directory; 0: it is one file.
+func (d *Download) Files() int { return d.top.files() }
 
 // Name is the file name that the source suggests.
-func (d *Download) Name() string { return d.live.meta.Name }
+func (d *Download) Name() string { return d.top.meta.Name }
 
 // Named is the digest that the source itself names; zero when it names none.
 func (d *Download) Named() blob.Hash { return d.digest }
 
 // Size is the length in bytes.
-func (d *Download) Size() int64 { return d.live.store.Size() }
+func (d *Download) Size() int64 { return d.top.size() }
 
 // Status says how far it is.
-func (d *Download) Status() control.Transfer { return d.live.status() }
+func (d *Download) Status() control.Transfer { return d.top.status() }
 
 // Room checks that what is missing fits the disk.
 func (d *Download) Room() error {
 	u := d.node.store.Usage()
-	if missing := d.live.store.Size() - d.live.store.Present(); missing > u.Free {
+	if missing := d.top.size() - d.top.present(); missing > u.Free {
 		return control.Local(fmt.Errorf("%w: %s bytes are missing and the disk has %s left: free some space", blob.ErrNoSpace, humanize.IBytes(uint64(missing)), humanize.IBytes(uint64(u.Free))))
 	}
 	return nil
@@ -94,6 +113,9 @@ const probeAfter = time.Second
 // Wait returns when all bytes are here and, unless want is zero, have the digest want. tell is called now and
 // then with how far it is.
 func (d *Download) Wait(ctx context.Context, want blob.Hash, tell func(control.Transfer)) error {
+	if d.live == nil && want != (blob.Hash{}) {
+		return severalFiles(d.top)
+	}
 	check := want != (blob.Hash{}) && !d.live.verified(want)
 	return d.wait(ctx, check, tell, func(ctx context.Context) error { return d.node.verify(ctx, d.live, want) })
 }
@@ -116,22 +138,47 @@ func (d *Download) wait(ctx context.Context, check bool, tell func(control.Trans
 	return <-hashed
 }
 
+// wanted are the blobs that are to be completed.
+func (d *Download) wanted() []*live {
+	if d.only == nil || d.top.torrent == nil || !d.top.torrent.Info.HasV2 {
+		return d.top.blobs()
+	}
+	var all []*live
+	for i, at := range d.top.places() {
+		if at.part != nil && d.only(i) && !slices.Contains(all, at.part) {
+			all = append(all, at.part)
+		}
+	}
+	return all
+}
+
 // complete waits for the last byte.
 func (d *Download) complete(ctx context.Context, tell func(control.Transfer)) error {
+	for _, b := range d.wanted() {
+		if err := d.completeBlob(ctx, b, tell); err != nil {
+			return err
+		}
+	}
+	tell(d.Status())
+	return nil
+}
+
+// completeBlob waits for the last byte of one blob. Others of the torrent arrive meanwhile, so that nothing coming
+// for this one is no reason to look at it yet.
+func (d *Download) completeBlob(ctx context.Context, b *live, tell func(control.Transfer)) error {
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
-	have, since := d.live.store.Present(), time.Now()
+	have, since := d.top.present(), time.Now()
 	for unkept := 0; ; {
 		select {
-		case <-d.live.store.Completed():
-			tell(d.Status())
+		case <-b.store.Completed():
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
 		tell(d.Status())
-		if now := d.live.store.Present(); now != have {
+		if now := d.top.present(); now != have {
 			have, since, unkept = now, time.Now(), 0
 			continue
 		}
@@ -139,17 +186,17 @@ func (d *Download) complete(ctx context.Context, tell func(control.Transfer)) er
 			continue
 		}
 		since = time.Now()
-		run, absent := d.live.store.NextAbsent(0, d.live.store.Geometry().Blocks())
+		run, absent := b.store.NextAbsent(0, b.store.Geometry().Blocks())
 		if !absent {
 			continue
 		}
 		run.Count = 1
-		off, n := d.live.store.Geometry().Bytes(run)
-		if err := d.live.fetch.ReadAt(ctx, make([]byte, n), off); err != nil {
+		off, n := b.store.Geometry().Bytes(run)
+		if err := b.fetch.ReadAt(ctx, make([]byte, n), off); err != nil {
 			return err
 		}
 		// The block could be read: if it is still not here, it cannot be kept.
-		if d.live.store.Has(run) {
+		if b.store.Has(run) {
 			continue
 		}
 		if unkept++; unkept == 3 {
@@ -165,6 +212,9 @@ const copyChunk = 1 << 20
 // CopyTo writes all bytes to w in order, as they come. When their digest is not want (zero: any) it says so
 // after the last byte.
 func (d *Download) CopyTo(ctx context.Context, w io.Writer, want blob.Hash, tell func(control.Transfer)) error {
+	if d.live == nil {
+		return fmt.Errorf("%w: %s is a torrent of %d files, which cannot be written one after the other: name a directory with -O", blob.ErrInvalid, d.Name(), d.Files())
+	}
 	h := sha256.New()
 	buf := make([]byte, min(copyChunk, d.Size()))
 	var told time.Time
@@ -196,21 +246,32 @@ func (d *Download) CopyTo(ctx context.Context, w io.Writer, want blob.Hash, tell
 }
 
 // Place gives the complete file the name path, in place of what has that name, without copying it when path
-// is on the same file system.
+// is on the same file system. Several files become a directory of that name, which must not be there, or be empty.
 func (d *Download) Place(path string) error {
-	src := d.live.store.File()
+	if d.live == nil {
+		return d.placeTree(path)
+	}
+	return placeFile(d.live, 0, d.Size(), path, 0o666)
+}
+
+// placeFile gives the size bytes from off on of a complete blob the name path.
+func placeFile(l *live, off, size int64, path string, mode os.FileMode) error {
+	src := l.store.File()
 	if src == nil {
-		return fmt.Errorf("%w: %s has no bytes in the cache", blob.ErrAbsent, d.live.id)
+		return fmt.Errorf("%w: %s has no bytes in the cache", blob.ErrAbsent, l.id)
 	}
 	tmp := fmt.Sprintf("%s.pantala-%d", path, os.Getpid())
 	os.Remove(tmp)
-	// linkat(2): a descriptor can be given a name through /proc.
-	err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", src.Fd()), unix.AT_FDCWD, tmp, unix.AT_SYMLINK_FOLLOW)
+	err := errors.ErrUnsupported
+	if off == 0 && size == l.store.Size() {
+		// linkat(2): a descriptor can be given a name through /proc.
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", src.Fd()), unix.AT_FDCWD, tmp, unix.AT_SYMLINK_FOLLOW)
+	}
 	if err != nil {
-		err = copyFile(tmp, src, d.Size())
+		err = copyFile(tmp, src, off, size)
 	}
 	if err == nil {
-		err = os.Chmod(tmp, 0o666&^umask())
+		err = os.Chmod(tmp, mode&^umask())
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)
@@ -222,13 +283,68 @@ func (d *Download) Place(path string) error {
 	return nil
 }
 
-// copyFile writes size bytes of src to a new file: where names cannot be linked.
-func copyFile(path string, src *os.File, size int64) error {
+// placeTree makes the directory of a torrent's files beside path, and then gives it the name.
+func (d *Download) placeTree(path string) (err error) {
+	tmp := fmt.Sprintf("%s.pantala-%d", path, os.Getpid())
+	if err := os.RemoveAll(tmp); err != nil {
+		return control.Local(fmt.Errorf("output: %w", err))
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(tmp)
+		}
+	}()
+	if err := os.Mkdir(tmp, 0o777); err != nil {
+		return control.Local(fmt.Errorf("output: %w", err))
+	}
+	// Names were checked when the torrent was read: none leads out of the directory, none through a link, because a
+	// link is no directory of it.
+	linked := map[*live]bool{}
+	for i, at := range d.top.places() {
+		if d.only != nil && !d.only(i) {
+			continue
+		}
+		f := &d.top.torrent.Info.Files[i]
+		to := filepath.Join(append([]string{tmp}, f.Path...)...)
+		if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+			return control.Local(fmt.Errorf("output: %w", err))
+		}
+		mode := os.FileMode(0o666)
+		if f.Executable {
+			mode = 0o777
+		}
+		switch {
+		case f.Symlink != nil:
+			err = os.Symlink(strings.Repeat("../", len(f.Path)-1)+strings.Join(f.Symlink, "/"), to)
+		case at.part == nil:
+			if err = os.WriteFile(to, nil, mode); err == nil {
+				err = os.Chmod(to, mode&^umask())
+			}
+		case linked[at.part]: // the same bytes again: a file of its own, not a second name of the first
+			if err = copyFile(to, at.part.store.File(), at.offset, f.Length); err == nil {
+				err = os.Chmod(to, mode&^umask())
+			}
+		default:
+			linked[at.part] = true
+			err = placeFile(at.part, at.offset, f.Length, to, mode)
+		}
+		if err != nil {
+			return control.Local(fmt.Errorf("output: %w", err))
+		}
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return control.Local(fmt.Errorf("output: %w", err))
+	}
+	return nil
+}
+
+// copyFile writes size bytes of src from off on to a new file: where names cannot be linked.
+func copyFile(path string, src *os.File, off, size int64) error {
 	dst, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(dst, io.NewSectionReader(src, 0, size))
+	_, err = io.Copy(dst, io.NewSectionReader(src, off, size))
 	return errors.Join(err, dst.Close())
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/metainfo"
 	"github.com/pantala/pantala/pace"
 	"github.com/pantala/pantala/relay"
 	"github.com/pantala/pantala/swarm"
@@ -54,6 +55,12 @@ type live struct {
 	digest   atomic.Pointer[blob.Hash]  // of all bytes, once computed or vouched for
 	fetching atomic.Pointer[fetch.Blob] // fetch, as soon as it is there
 
+	torrent *metainfo.MetaInfo // of a torrent; nil for a blob. It has no store and no fetch of its own, but parts
+	parts   []*live            // see partsOf; each is held
+	sources *sources           // of a part: the swarms of the torrents it is in
+	brought atomic.Int64       // bytes that web seeds sent along with what was asked of them
+	leave   []func()           // what close calls before it gives the parts back
+
 	swarms struct {
 		sync.Mutex
 		list []joined // guarded by it
@@ -72,6 +79,7 @@ type joined struct {
 	torrent *swarm.Torrent
 	session *tracker.Session // nil: no tracker
 	stop    func()           // ends what looks for peers beside trackers
+	others  []*tracker.Session
 }
 
 // wanted says how a blob is to be opened.
@@ -84,6 +92,9 @@ type wanted struct {
 	source   string // as the user wrote it, to ask the origin again
 	options  control.Options
 	imported func() (*blockio.Blob, error) // opens the store's part; nil: Store.Open
+	limits   *fetch.Limits                 // of the torrent that it is a part of; nil: what options say
+	// importPart is imported for the i-th part of a torrent.
+	importPart func(i int, f found) (*blockio.Blob, error)
 }
 
 // want reads the options of a request.
@@ -136,6 +147,9 @@ func (n *Node) hold(ctx context.Context, f found, w wanted) (*live, []string, er
 				n.release(l)
 				return nil, nil, l.err
 			}
+			if f.part {
+				return l, nil, nil
+			}
 			warnings, err := l.compare(w)
 			if err != nil {
 				n.release(l)
@@ -154,7 +168,7 @@ func (l *live) compare(w wanted) (warnings []string, err error) {
 	other := func(what string) {
 		warnings = append(warnings, "the blob is already in use with another "+what+", which stays as it is")
 	}
-	if w.fill != l.fill && !l.store.Complete() {
+	if w.fill != l.fill && !l.complete() {
 		other("--fill")
 	}
 	if w.patience != l.patience {
@@ -175,6 +189,9 @@ func (n *Node) open(l *live, f found, w wanted) error {
 	l.fill, l.patience, l.strict, l.trackers, l.named = w.fill, w.patience, w.strict, w.trackers, w.named
 	l.ctx, l.cancel = context.WithCancel(n.ctx)
 	l.alone = f.alone
+	if f.torrent != nil {
+		return n.openTorrent(l, f, w)
+	}
 	var err error
 	if w.imported != nil {
 		l.store, err = w.imported()
@@ -183,6 +200,11 @@ func (n *Node) open(l *live, f found, w wanted) error {
 	}
 	if err != nil {
 		return control.Local(fmt.Errorf("cache: %w", err))
+	}
+	for p, h := range f.layers {
+		if err := l.store.SetRoot(uint32(p), h, blob.Pinned); err != nil {
+			return fmt.Errorf("piece layer: %w", err)
+		}
 	}
 	before := l.store.Present()
 	switch {
@@ -198,7 +220,9 @@ func (n *Node) open(l *live, f found, w wanted) error {
 		return err
 	}
 	if w.imported != nil {
-		l.digest.Store(&f.digest) // computed from these very bytes
+		if !f.digest.IsZero() {
+			l.digest.Store(&f.digest) // computed from these very bytes
+		}
 	} else {
 		l.opened = l.store.Present() - before
 		if sum, ok := (digests{digestsDir(n.cfg.State)}).get(l.store); ok {
@@ -211,19 +235,30 @@ func (n *Node) open(l *live, f found, w wanted) error {
 			b.Wake()
 		}
 	}
-	upload, down, err := n.limits.of(w.options.Tenant, w.options.LimitRate)
-	if err != nil {
-		return err
+	if w.limits == nil {
+		if err := n.limit(l, &w); err != nil {
+			return err
+		}
 	}
-	l.tenant, l.rate, l.upload = w.options.Tenant, w.options.LimitRate, upload
-	c := fetch.Config{Limits: down, Store: l.store, Fill: w.fill}
+	c := fetch.Config{Limits: *w.limits, Store: l.store, Fill: w.fill}
 	var session *tracker.Session
-	if !f.alone {
+	switch {
+	case f.part:
+		l.sources = new(sources)
+		c.Peers = l.sources
+		if f.seed != nil {
+			c.Origin = f.seed(l)
+		}
+	case !f.alone:
 		name := f.root
 		if name.IsZero() {
 			name = f.id.Sum
 		}
-		j, err := n.join(l, f.id.Key(), name, f.root, wake)
+		var info []byte
+		if !f.digest.IsZero() && !f.root.IsZero() && f.id.Kind == blob.ByInfoHash {
+			info = blob.CanonicalInfo(f.digest, f.geometry.Size, f.root)
+		}
+		j, err := n.join(l, f.id.Key(), name, f.root, info, wake)
 		if err != nil {
 			return err
 		}
@@ -255,11 +290,18 @@ func (n *Node) open(l *live, f found, w wanted) error {
 	return nil
 }
 
-// join makes the blob known under key to peers and trackers.
-func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, wake func()) (joined, error) {
+// limit makes the limits that the request asks for: of a blob, or of all parts of a torrent together.
+func (n *Node) limit(l *live, w *wanted) error {
+	upload, down, err := n.limits.of(w.options.Tenant, w.options.LimitRate)
+	l.tenant, l.rate, l.upload, w.limits = w.options.Tenant, w.options.LimitRate, upload, &down
+	return err
+}
+
+// join makes the blob known under key to peers and trackers. info is the info dictionary, if key is its infohash.
+func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, info []byte, wake func()) (joined, error) {
 	var session atomic.Pointer[tracker.Session] // the swarm is there before it
 	c := swarm.Config{
-		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store, Upload: l.upload,
+		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store, Upload: l.upload, Info: info,
 		OnComplaints: func(list []relay.Complaint) {
 			n.logComplaints(l.id.String(), list)
 			if s := session.Load(); s != nil {
@@ -394,7 +436,16 @@ func (n *Node) close(l *live) {
 			j.session.Close()
 		}
 		j.stop()
+		for _, s := range j.others {
+			s.Close()
+		}
 		j.torrent.Close()
+	}
+	for _, f := range l.leave {
+		f()
+	}
+	for _, p := range l.parts {
+		n.release(p)
 	}
 	if l.store == nil {
 		return

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,9 +86,14 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 	if f.digest != (blob.Hash{}) && want == (blob.Hash{}) {
 		want = f.digest
 	}
-	check := want != (blob.Hash{}) && !l.verified(want)
-	if check && l.store.Complete() { // then it costs little, and the mount can be refused
-		if err := n.verify(ctx, l, want); err != nil {
+	one := l.only()
+	if one == nil && (want != (blob.Hash{}) || r.AsFile) {
+		n.release(l)
+		return reply, severalFiles(l)
+	}
+	check := want != (blob.Hash{}) && !one.verified(want)
+	if check && one.store.Complete() { // then it costs little, and the mount can be refused
+		if err := n.verify(ctx, one, want); err != nil {
 			n.release(l)
 			return reply, err
 		}
@@ -107,14 +113,19 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 		n.settle(context.WithoutCancel(ctx), m)
 		return reply, context.Cause(ctx)
 	}
-	n.log.Info("mounted", "source", m.source, "dir", r.Dir, "blob", l.id, "size", l.store.Size(), "present", l.store.Present())
-	reply.ID, reply.Path, reply.Size, reply.Present = l.id.String(), m.path(), l.store.Size(), l.store.Present()
+	n.log.Info("mounted", "source", m.source, "dir", r.Dir, "blob", l.id, "size", l.size(), "present", l.present())
+	reply.ID, reply.Path, reply.Size, reply.Present, reply.Files = l.id.String(), m.path(), l.size(), l.present(), l.files()
 	return reply, nil
 }
 
-// path is where the mounted file is.
+// severalFiles refuses what makes sense for one file only.
+func severalFiles(l *live) error {
+	return fmt.Errorf("%w: %s is a torrent of %d files: leave out --digest and --as-file", blob.ErrInvalid, l.meta.Name, len(l.torrent.Info.Files))
+}
+
+// path is where the mounted file is, or the directory of several.
 func (m *mount) path() string {
-	if m.request.AsFile {
+	if t := m.live.torrent; m.request.AsFile || t != nil && !t.Info.Single {
 		return m.request.Dir
 	}
 	return filepath.Join(m.request.Dir, m.live.meta.Name)
@@ -190,20 +201,28 @@ func (n *Node) serve(ctx context.Context, m *mount, digest blob.Hash) error {
 		allow = *r.AllowOther
 	}
 	file := fs.File{
-		Name: l.meta.Name, Blob: l.fetch, ID: l.id, ModTime: modTime(l.meta.Validator, n.started), Source: m.source,
-		Present: l.store.Present,
+		Name: l.meta.Name, ID: l.id, ModTime: modTime(l.meta.Validator, n.started), Source: m.source, Present: l.present,
 	}
-	if digest != (blob.Hash{}) {
-		file.Digest = "sha256:" + digest.String()
-	} else if d := l.digest.Load(); d != nil {
-		file.Digest = "sha256:" + d.String()
+	if one := l.only(); one != nil {
+		file.Blob = one.fetch
+		if digest != (blob.Hash{}) {
+			file.Digest = "sha256:" + digest.String()
+		} else if d := one.digest.Load(); d != nil {
+			file.Digest = "sha256:" + d.String()
+		}
 	}
 	o := fs.Options{
 		AsFile: r.AsFile, AllowOther: allow, Passthrough: n.cfg.Passthrough && !r.NoPassthrough,
 		Log: n.log, FSName: m.source,
 	}
 	var err error
-	if m.fs, err = fs.Mount(ctx, r.Dir, file, o); err != nil {
+	if l.torrent == nil || r.AsFile {
+		m.fs, err = fs.Mount(ctx, r.Dir, file, o)
+	} else {
+		file.ModTime = cmp.Or(l.torrent.Created, n.started)
+		m.fs, err = fs.MountTree(ctx, r.Dir, l.tree(file), file, o)
+	}
+	if err != nil {
 		return control.Local(err)
 	}
 	n.mu.Lock()

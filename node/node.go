@@ -113,6 +113,9 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 	if err := (digests{digestsDir(c.State)}).sweep(n.store); err != nil {
 		o.Log.Warn("old digests stay", "err", err)
 	}
+	if err := (library{libraryDir(c.State)}).sweep(); err != nil {
+		o.Log.Warn("old torrents stay", "err", err)
+	}
 	n.Cache = Cache{n.store}
 	if n.swarm, err = swarm.NewNode(swarm.Options{Listen: c.Listen, NoPEX: !c.PEX, Log: o.Log}); err != nil {
 		return nil, control.Local(fmt.Errorf("peer wire: %w", err))

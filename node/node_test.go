@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/pantala/pantala/metainfo"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -184,8 +185,8 @@ func TestSharePath(t *testing.T) {
 			if st.FromPeers != int64(size) {
 				t.Errorf("%+v", st)
 			}
-			m, err := ParseMagnet(reply.Magnet)
-			if err != nil || m.Name != "model & co.bin" || m.InfoHash.String() != reply.InfoHash {
+			m, err := metainfo.ParseMagnet(reply.Magnet)
+			if err != nil || m.Name != "model & co.bin" || m.V2.String() != reply.InfoHash {
 				t.Errorf("%+v, %v", m, err)
 			}
 			if err := seeder.Unshare(patient(t), path); err != nil {
@@ -226,7 +227,8 @@ func TestShareRefuses(t *testing.T) {
 		want error
 	}{
 		"missing":      {control.ShareRequest{Path: file + "x"}, control.ErrLocal},
-		"directory":    {control.ShareRequest{Path: t.TempDir()}, control.ErrLocal},
+		"no files":     {control.ShareRequest{Path: t.TempDir()}, blob.ErrInvalid},
+		"device":       {control.ShareRequest{Path: "/dev/null"}, control.ErrLocal},
 		"wrong digest": {control.ShareRequest{Path: file, Options: control.Options{Digest: wrong}}, blob.ErrCorrupt},
 		"bad digest":   {control.ShareRequest{Path: file, Options: control.Options{Digest: "md5:1"}}, blob.ErrInvalid},
 		"bad source":   {control.ShareRequest{URL: "gopher://x/"}, blob.ErrInvalid},

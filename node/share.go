@@ -13,6 +13,7 @@ import (
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/metainfo"
 )
 
 // share is a blob that is kept open for others.
@@ -47,7 +48,7 @@ func (n *Node) Share(ctx context.Context, r control.ShareRequest, progress func(
 	return reply, err
 }
 
-// sharePath shares a local file in place.
+// sharePath shares a local file, or the files of a directory, in place.
 func (n *Node) sharePath(ctx context.Context, r control.ShareRequest, progress func(control.Progress)) (reply control.ShareReply, err error) {
 	want, err := ParseDigest(r.Digest)
 	if err != nil {
@@ -69,8 +70,13 @@ func (n *Node) sharePath(ctx context.Context, r control.ShareRequest, progress f
 	if err != nil {
 		return reply, control.Local(fmt.Errorf("share: %w", err))
 	}
-	if !st.Mode().IsRegular() {
-		return reply, control.Local(fmt.Errorf("share: %s is not a regular file: name one file", path))
+	switch {
+	case !st.Mode().IsRegular() && !st.IsDir():
+		return reply, control.Local(fmt.Errorf("share: %s is neither a file nor a directory", path))
+	case st.IsDir() && want != (blob.Hash{}):
+		return reply, fmt.Errorf("%w: %s is a directory, which has no digest: leave out --digest", blob.ErrInvalid, path)
+	case st.IsDir() || r.Version != "" && r.Version != "v2" || r.Private || r.PieceLength != 0:
+		return n.shareMade(ctx, r, path, want, progress)
 	}
 	g := blob.GeometryFor(st.Size())
 	if err := g.Check(); err != nil {
@@ -83,7 +89,7 @@ func (n *Node) sharePath(ctx context.Context, r control.ShareRequest, progress f
 		return reply, err
 	}
 	if want != (blob.Hash{}) && want != s.digest {
-		return reply, fmt.Errorf("%w: the digest of %s is sha256:%v, not sha256:%v as asked for", blob.ErrCorrupt, path, s.digest, want)
+		return reply, wrongDigest(path, s.digest, want)
 	}
 	trackers := n.trackersOf(r.Options, found{})
 	name := cmp.Or(safeName(filepath.Base(path)), "blob")
@@ -99,12 +105,25 @@ func (n *Node) sharePath(ctx context.Context, r control.ShareRequest, progress f
 		return reply, err
 	}
 	reply.Warnings = warnings
-	m.Peers = n.peerParameter()
+	m.Peers, m.WebSeeds = n.peerParameter(), r.WebSeeds
 	n.keep(l, &share{live: l, source: path, digest: s.digest, magnet: m.String()})
-	n.log.Info("sharing", "path", path, "infohash", m.InfoHash, "size", g.Size)
+	n.log.Info("sharing", "path", path, "infohash", m.V2, "size", g.Size)
 	reply.ID, reply.Name, reply.Size, reply.Source = l.id.String(), name, g.Size, m.String()
-	reply.Digest, reply.InfoHash, reply.Magnet = "sha256:"+s.digest.String(), m.InfoHash.String(), m.String()
+	reply.Digest, reply.InfoHash, reply.Magnet = "sha256:"+s.digest.String(), m.V2.String(), m.String()
+	if r.WantTorrent {
+		info, err := metainfo.ParseInfo(blob.CanonicalInfo(s.digest, g.Size, m.Root))
+		if err != nil {
+			return reply, err
+		}
+		t := &metainfo.MetaInfo{Info: info, Layers: s.layers(g)}
+		n.describe(t, trackers, r.WebSeeds)
+		reply.Torrent = t.Append(nil)
+	}
 	return reply, nil
+}
+
+func wrongDigest(path string, got, want blob.Hash) error {
+	return fmt.Errorf("%w: the digest of %s is sha256:%v, not sha256:%v as asked for", blob.ErrCorrupt, path, got, want)
 }
 
 // notOnOurs refuses a path on a mount of pantala: this process must never read what it serves itself. The
@@ -142,11 +161,14 @@ func (n *Node) keep(l *live, s *share) {
 	}
 }
 
-// shareURL joins the swarm of a URL's object and completes it.
+// shareURL joins the swarm of a URL's object, or of a torrent, and completes it.
 func (n *Node) shareURL(ctx context.Context, r control.ShareRequest, progress func(control.Progress)) (reply control.ShareReply, err error) {
 	want, err := ParseDigest(r.Digest)
 	if err != nil {
 		return reply, err
+	}
+	if r.From != "" {
+		return n.shareFrom(ctx, r, want)
 	}
 	r.Fill = fetch.FillEager.String()
 	d, err := n.download(ctx, r.URL, r.Options, func(done int64) {
@@ -154,6 +176,9 @@ func (n *Node) shareURL(ctx context.Context, r control.ShareRequest, progress fu
 	})
 	if err != nil {
 		return reply, err
+	}
+	if d.top.torrent != nil {
+		return n.shareTorrent(ctx, r, d, want, progress)
 	}
 	l := d.live
 	s := &share{live: l, source: redact(r.URL)}
@@ -164,8 +189,8 @@ func (n *Node) shareURL(ctx context.Context, r control.ShareRequest, progress fu
 			return reply, err
 		}
 		reply.Digest, reply.Magnet = "sha256:"+s.digest.String(), s.magnet
-		if m, err := ParseMagnet(s.magnet); err == nil {
-			reply.InfoHash = m.InfoHash.String()
+		if m, err := metainfo.ParseMagnet(s.magnet); err == nil {
+			reply.InfoHash = m.V2.String()
 		}
 	} else if want != (blob.Hash{}) {
 		n.release(l)
@@ -208,7 +233,7 @@ func (n *Node) completeShare(ctx context.Context, d *Download, s *share, want bl
 	m := NewMagnet(s.digest, l.store.Size(), root, l.meta.Name, l.trackers)
 	m.Peers = n.peerParameter()
 	s.magnet = m.String()
-	_, err = n.join(l, m.ID().Key(), root, root, l.fetch.Wake)
+	_, err = n.join(l, m.ID().Key(), root, root, blob.CanonicalInfo(s.digest, l.store.Size(), root), l.fetch.Wake)
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/metainfo"
 	"github.com/pantala/pantala/origin"
 )
 
@@ -36,6 +37,12 @@ type found struct {
 	trackers []string         // that the source names
 	peers    []netip.AddrPort // that the source names
 	warnings []string
+
+	torrent *metainfo.MetaInfo       // a torrent, and not a blob: geometry, root and layers are those of its parts
+	only    func(file int) bool      // which files of it are wanted; nil: all
+	part    bool                     // part of a torrent: its swarm is the torrent's
+	layers  []blob.Hash              // roots of the pieces that follow from root
+	seed    func(*live) fetch.Origin // of a part: its web seeds; nil: none
 }
 
 // openTimeout bounds how long a source may take to say what it is. A mount that must wait for ever (hard)
@@ -50,8 +57,11 @@ func (n *Node) find(ctx context.Context, source string, o control.Options, strea
 	if err := n.limits.check(o.Tenant); err != nil {
 		return found{}, err
 	}
-	if IsMagnet(source) {
-		return n.findMagnet(ctx, source)
+	switch {
+	case metainfo.IsMagnet(source):
+		return n.findMagnet(ctx, source, o)
+	case IsTorrent(source):
+		return n.findTorrent(ctx, source, o)
 	}
 	if !origin.Supported(source) {
 		return found{}, unsupported(source)
@@ -134,27 +144,6 @@ func (n *Node) findCached(source string) (found, bool) {
 	return found{}, false
 }
 
-// findMagnet opens what a magnet link of ours names.
-func (n *Node) findMagnet(ctx context.Context, source string) (found, error) {
-	m, err := ParseMagnet(source)
-	if err != nil {
-		return found{}, err
-	}
-	f := found{
-		id: m.ID(), geometry: blob.GeometryFor(m.Size), root: m.Root, digest: m.Digest, trackers: m.Trackers,
-		meta: blockio.Meta{Source: m.Source(), Name: cmp.Or(m.Name, m.Digest.String())},
-	}
-	for _, p := range m.Peers {
-		addrs, err := resolvePeer(ctx, p)
-		if err != nil {
-			f.warnings = append(f.warnings, err.Error())
-			continue
-		}
-		f.peers = append(f.peers, addrs...)
-	}
-	return f, f.geometry.Check()
-}
-
 // resolvePeer turns HOST:PORT into addresses.
 func resolvePeer(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
 	host, port, err := net.SplitHostPort(hostport)
@@ -178,7 +167,7 @@ func resolvePeer(ctx context.Context, hostport string) ([]netip.AddrPort, error)
 
 // unsupported says what can be done about a source that nobody can open.
 func unsupported(source string) error {
-	const supported = "use http://, https://, file:// or a magnet: link of `pantala share`"
+	const supported = "use http://, https://, file://, a magnet: link or a .torrent"
 	scheme, _, _ := strings.Cut(source, ":")
 	switch scheme = strings.ToLower(scheme); scheme {
 	case "http", "https", "file":

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/tracker"
 )
 
 // Status implements control.Node.
@@ -37,7 +38,7 @@ func (n *Node) Status(context.Context) (control.Status, error) {
 		n.addPeers(&s, m.live, seen)
 	}
 	for _, sh := range shares {
-		out := control.Share{Source: sh.source, Name: sh.live.meta.Name, Magnet: sh.magnet, Transfer: sh.live.status()}
+		out := control.Share{Source: sh.source, Name: sh.live.meta.Name, Magnet: sh.magnet, Files: sh.live.files(), Transfer: sh.live.status()}
 		if sh.digest != (blob.Hash{}) {
 			out.Digest = "sha256:" + sh.digest.String()
 		}
@@ -65,7 +66,9 @@ func (m *mount) status(state string, failure error) control.Mount {
 		out.LastError = failure.Error()
 		out.Errors++
 	}
-	if d := m.live.digest.Load(); d != nil {
+	out.Files = m.live.files()
+	if one := m.live.only(); one == nil {
+	} else if d := one.digest.Load(); d != nil {
 		out.Digest = "sha256:" + d.String()
 	}
 	return out
@@ -73,10 +76,20 @@ func (m *mount) status(state string, failure error) control.Mount {
 
 // status says where the bytes of a blob came from.
 func (l *live) status() control.Transfer {
-	f := l.fetch.Stats()
-	t := control.Transfer{
-		ID: l.id.String(), Size: f.Size, Present: f.Present, Complete: l.store.Complete(),
-		FromPeers: f.FromPeers, FromOrigin: l.opened + f.FromOrigin, Waiting: f.Waiting, Errors: f.Errors, LastError: f.LastError,
+	t := control.Transfer{ID: l.id.String(), Size: l.size(), Present: l.present(), Complete: l.complete()}
+	for _, p := range l.blobs() {
+		f := p.fetch.Stats()
+		t.FromPeers += f.FromPeers
+		t.FromOrigin += p.opened + p.brought.Load() + f.FromOrigin
+		t.Waiting += f.Waiting
+		t.Errors += f.Errors
+		t.LastError = cmp.Or(t.LastError, f.LastError)
+	}
+	if l.torrent != nil { // whatever its parts got from the swarms of other torrents is not its
+		t.FromPeers = 0
+		for _, j := range l.joined() {
+			t.FromPeers += j.torrent.Stats().Downloaded
+		}
 	}
 	for _, j := range l.joined() {
 		t.Uploaded += j.torrent.Stats().Uploaded
@@ -102,8 +115,11 @@ func (n *Node) addPeers(s *control.Status, l *live, seen map[blob.ID]bool) {
 				Uploaded: p.Uploaded, Rate: p.Rate, Pieces: p.Pieces, Banned: p.Banned,
 			})
 		}
-		if j.session != nil {
-			t := j.session.Status()
+		for _, one := range append([]*tracker.Session{j.session}, j.others...) {
+			if one == nil {
+				continue
+			}
+			t := one.Status()
 			s.Trackers = append(s.Trackers, control.Tracker{URL: redact(t.URL), Blob: l.id.String(), State: t.State, Peers: t.Peers, LastError: t.LastError})
 		}
 	}

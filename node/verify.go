@@ -35,7 +35,7 @@ func mismatch(source string, got, want blob.Hash) error {
 // must not be read any longer, so the mount is taken away by force and its error stays in status. It ends
 // when the blob is closed.
 func (n *Node) verifyLater(ctx context.Context, m *mount, want blob.Hash) {
-	err := n.verify(ctx, m.live, want)
+	err := n.verify(ctx, m.live.only(), want)
 	switch {
 	case err == nil:
 		n.log.Info("the digest is right", "dir", m.request.Dir, "digest", "sha256:"+want.String())

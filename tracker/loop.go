@@ -49,6 +49,9 @@ func (s *Session) run(ctx context.Context) {
 			continue
 		}
 		e := list[at]
+		if s.o.Plain {
+			plain[e.shown] = true
+		}
 		answered, err := false, errNoPlan
 		if !plain[e.shown] {
 			answered, err = s.live(ctx, e, len(list) > len(failed)+1, plain)
@@ -355,7 +358,7 @@ func (s *Session) contradict(piece uint32) {
 // up anew. plain are those that do not plan; any other one is preferred to them. The caller changes neither the
 // directory nor plain meanwhile.
 func (s *Session) lookHome(ctx context.Context, e endpoint, plain map[string]bool, home chan<- struct{}) {
-	if len(s.dir.names) == 0 && len(s.dir.static) == 1 {
+	if s.o.Plain || len(s.dir.names) == 0 && len(s.dir.static) == 1 {
 		return
 	}
 	for {

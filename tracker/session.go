@@ -74,6 +74,7 @@ type SessionOptions struct {
 	Seed     bool   // prefer to read from the origin for others
 	Bulk     bool   // as if SetBulk were called
 	Origin   bool   // as if SetOrigin were called
+	Plain    bool   // speak BEP 3 only, also with trackers that plan
 	Strict   bool   // do not accept Claimed roots; every piece is read from the origin, and is Mine
 
 	// Called one at a time from the session's goroutine; nil: not called. They must not call Close.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,10 +20,14 @@ import (
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/metainfo"
 	"github.com/pantala/pantala/node"
 )
 
 const getLong = `Download SOURCE to a file, from peers where they have it. No daemon and no FUSE are needed.
+
+SOURCE is a URL, a magnet: link, or a .torrent (a path or URL that ends so). A torrent of several files
+becomes a directory, which must not be there yet, or be empty.
 
 Bytes go to a folder .FILE.pantala beside FILE; FILE appears when it is complete and its --digest, if one
 was given, is right. What an interrupted download has left is used again with -c; without it, the
@@ -30,6 +36,7 @@ download starts anew. A file that is called FILE already is replaced at the very
 const getExample = `  pantala get https://host/model.bin
   pantala get -c -O models/m.bin --digest sha256:9f86… https://host/model.bin
   pantala get --tracker http://10.0.0.1:7700/announce --listen 10.0.0.2:6881 https://host/model.bin
+  pantala get -c -O data data.torrent
   pantala get --limit-rate 20MB -O - https://host/src.tar | tar x`
 
 type getFlags struct {
@@ -58,7 +65,7 @@ func (a *app) getCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVarP(&g.output, "output", "O", "", "file to write, - for standard output (default the last part of the URL)")
+	f.StringVarP(&g.output, "output", "O", "", "file or directory to write, - for standard output (default the last part of the URL, or the torrent's name)")
 	f.BoolVarP(&g.resume, "continue", "c", false, "go on where an earlier download stopped")
 	g.fetchFlags.add(f, false)
 	f.String("memory", "", "transfer buffers (default 64MiB)")
@@ -73,6 +80,9 @@ func (a *app) get(ctx context.Context, c config.Config, g *getFlags, source stri
 	}
 	o, err := g.options(c)
 	if err != nil {
+		return err
+	}
+	if source, err = sourceURL(source); err != nil {
 		return err
 	}
 	p, err := newPart(g, source)
@@ -112,7 +122,7 @@ func newPart(g *getFlags, source string) (p part, err error) {
 	if p.out, err = filepath.Abs(name); err != nil {
 		return p, control.Local(err)
 	}
-	if st, err := os.Stat(p.out); err == nil && !st.Mode().IsRegular() {
+	if st, err := os.Stat(p.out); err == nil && !st.Mode().IsRegular() && !(st.IsDir() && isTorrent(source)) {
 		return p, control.Local(fmt.Errorf("output %s is not a regular file: name another one with -O", name))
 	}
 	dir := filepath.Dir(p.out)
@@ -123,24 +133,41 @@ func newPart(g *getFlags, source string) (p part, err error) {
 	return p, nil
 }
 
-// nameOf is the last element of the path of a URL, or what a magnet link calls the file; "" when neither
+// isTorrent reports whether a source may turn out to be several files.
+func isTorrent(source string) bool { return metainfo.IsMagnet(source) || node.IsTorrent(source) }
+
+// nameOf is the last element of the path of a URL, or what a magnet link or .torrent calls the file; "" when none
 // says anything.
 func nameOf(source string) string {
-	if node.IsMagnet(source) {
-		m, err := node.ParseMagnet(source)
+	if metainfo.IsMagnet(source) {
+		m, err := metainfo.ParseMagnet(source)
 		if err != nil {
 			return "magnet" // the error comes when it is opened
 		}
-		return cmp.Or(m.Name, m.Digest.String())
+		_, hex, _ := strings.Cut(m.ID().String(), ":")
+		if m.HasCanonical {
+			hex = m.Digest.String()
+		}
+		return cmp.Or(m.Name, hex)
 	}
 	u, err := url.Parse(source)
 	if err != nil {
 		return "blob" // the same
 	}
+	if node.IsTorrent(source) && u.Scheme == "file" {
+		m, err := node.ReadTorrent(u.Path)
+		if err != nil {
+			return "torrent" // the same
+		}
+		return m.Info.Name
+	}
 	switch name := path.Base(u.Path); name {
 	case ".", "/", "..":
 		return ""
 	default:
+		if node.IsTorrent(source) {
+			name = cmp.Or(strings.TrimSuffix(name, path.Ext(name)), name)
+		}
 		return name
 	}
 }
@@ -180,7 +207,7 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 		}
 	}()
 	if !t.flags.resume {
-		if err := forget(ctx, n, ""); err != nil {
+		if err := forget(ctx, n, nil); err != nil {
 			return err
 		}
 	}
@@ -190,6 +217,7 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 	}
 	bar := t.app.progress(name, t.flags.quiet)
 	defer bar.stop()
+	t.app.askingPeers(t.source)
 	d, err := n.Download(ctx, t.source, t.options, t.options.LimitRate, func(done int64) {
 		bar.update(control.Progress{What: downloading, Done: done, Total: -1})
 	})
@@ -211,7 +239,10 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 	if t.flags.resume && there && d.Status().Present == 0 && !t.flags.quiet {
 		t.app.warn("what is in " + t.part.dir + " is of another version: starting anew")
 	}
-	if err := forget(ctx, n, d.ID().String()); err != nil {
+	if err := forget(ctx, n, d.Blobs()); err != nil {
+		return err
+	}
+	if err := t.checkOutput(d); err != nil {
 		return err
 	}
 	want := d.Named()
@@ -220,7 +251,7 @@ func (t *transfer) run(ctx context.Context, c config.Config) (err error) {
 			return err
 		}
 	}
-	if t.flags.resume && !there {
+	if t.flags.resume && !there && d.Files() == 0 {
 		if done, err := t.already(ctx, d.Size(), want); done || err != nil {
 			t.complete = done
 			return err
@@ -287,14 +318,34 @@ func (t *transfer) stream(ctx context.Context, d *node.Download, want blob.Hash,
 	return nil
 }
 
-// forget removes all blobs of the part folder but one.
-func forget(ctx context.Context, n *node.Node, but string) error {
+// checkOutput refuses a name that is taken: a file is replaced by a file, and nothing by a directory but an empty
+// one.
+func (t *transfer) checkOutput(d *node.Download) error {
+	st, err := os.Lstat(t.part.out)
+	if err != nil || t.part.out == "" {
+		return nil
+	}
+	switch {
+	case d.Files() == 0 && st.IsDir():
+		return control.Local(fmt.Errorf("output %s is a directory: name a file with -O", t.part.out))
+	case d.Files() > 0 && !st.IsDir():
+		return control.Local(fmt.Errorf("output %s is a file, and the torrent a directory of %d: name another one with -O", t.part.out, d.Files()))
+	case d.Files() > 0:
+		if all, err := os.ReadDir(t.part.out); err != nil || len(all) > 0 {
+			return control.Local(fmt.Errorf("output directory %s is not empty: remove it, or name another one with -O", t.part.out))
+		}
+	}
+	return nil
+}
+
+// forget removes all blobs of the part folder but some.
+func forget(ctx context.Context, n *node.Node, but []blob.ID) error {
 	all, err := n.CacheList(ctx)
 	if err != nil {
 		return err
 	}
 	for _, b := range all {
-		if b.ID != but {
+		if id, err := b.Blob(); err != nil || !slices.Contains(but, id) {
 			if _, err := n.CacheRemove(ctx, b.ID); err != nil {
 				return err
 			}

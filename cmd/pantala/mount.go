@@ -16,9 +16,10 @@ import (
 
 const mountLong = `Mount SOURCE at DIR and return as soon as the mount answers; the bytes come when they are read.
 
-SOURCE is an http://, https:// or file:// URL, or a magnet: link that "pantala share" printed. DIR is an
-empty directory, in which the blob appears under its own name; with --as-file it is a file, which
-becomes the blob. The path of the blob is printed.
+SOURCE is an http://, https:// or file:// URL, a magnet: link, or a .torrent (a path or URL that ends
+so). DIR is an empty directory, in which the blob appears under its own name; with --as-file it is a
+file, which becomes the blob. The files of a torrent that has several appear below DIR. The path of
+the blob, or DIR, is printed.
 
 The work is done by a daemon in the background, one per --state directory. It is started when none
 runs, and stops by itself 30 seconds after its last mount is gone. --quota, --memory and --listen
@@ -27,6 +28,8 @@ are settings of the daemon: to change them, unmount everything first.`
 const mountExample = `  pantala mount https://host/model.bin /mnt/model
   pantala mount -H 'Authorization: Bearer TOKEN' --digest sha256:9f86… https://host/model.bin /mnt/model
   pantala mount --tracker http://10.0.0.1:7700/announce --listen 10.0.0.2:6881 https://host/model.bin /mnt/model
+  pantala mount --tracker http://10.0.0.1:7700/announce 'magnet:?xt=urn:btmh:1220…' /mnt/data
+  pantala mount --fill never data.torrent /mnt/data
   pantala mount --as-file --fill eager https://host/disk.img ./disk.img
   pantala mount -f -o timeout=5s,strict https://host/model.bin /mnt/model
 
@@ -55,6 +58,9 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 // request is what the flags ask the node for.
 func (m *mountFlags) request(c config.Config, source, dir string) (r control.MountRequest, err error) {
 	if err := m.checkDigest(); err != nil {
+		return r, err
+	}
+	if source, err = sourceURL(source); err != nil {
 		return r, err
 	}
 	r = control.MountRequest{Source: source, AsFile: m.asFile, NoPassthrough: !c.Passthrough, Expect: expect(c)}
@@ -109,6 +115,7 @@ func (a *app) mount(ctx context.Context, c config.Config, m *mountFlags, source,
 	if err != nil {
 		return err
 	}
+	a.askingPeers(r.Source)
 	if m.foreground {
 		return a.mountHere(ctx, c, r)
 	}
@@ -125,7 +132,11 @@ func (a *app) mounted(r control.MountReply) {
 	a.warn(r.Warnings...)
 	fmt.Fprintln(a.stdout, r.Path)
 	if f, ok := a.stderr.(*os.File); ok && isTerminal(f) {
-		fmt.Fprintf(a.stderr, "pantala: mounted, %s, of which %s are here\n", humanize.IBytes(uint64(r.Size)), humanize.IBytes(uint64(r.Present)))
+		what := "mounted"
+		if r.Files > 0 {
+			what = fmt.Sprintf("mounted %d files", r.Files)
+		}
+		fmt.Fprintf(a.stderr, "pantala: "+what+", %s, of which %s are here\n", humanize.IBytes(uint64(r.Size)), humanize.IBytes(uint64(r.Present)))
 	}
 }
 

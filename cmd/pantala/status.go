@@ -73,13 +73,13 @@ func (a *app) printStatus(s control.Status) error {
 	if len(s.Mounts) > 0 {
 		fmt.Fprintln(w, "\nDIR\tSIZE\tHERE\tPEERS\tORIGIN\tWAITING\tERRORS\tSOURCE")
 		for _, m := range s.Mounts {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", m.Dir, size(m.Size), percent(m.Present, m.Size), size(m.FromPeers), size(m.FromOrigin), m.Waiting, m.Errors, short(m.Source))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", m.Dir, size(m.Size), percent(m.Present, m.Size), size(m.FromPeers), size(m.FromOrigin), m.Waiting, m.Errors, short(m.Source)+several(m.Files))
 		}
 	}
 	if len(s.Shares) > 0 {
 		fmt.Fprintln(w, "\nSHARED\tSIZE\tHERE\tUPLOADED\tPEERS")
 		for _, m := range s.Shares {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", short(m.Source), size(m.Size), percent(m.Present, m.Size), size(m.Uploaded), m.Transfer.Peers)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", short(m.Source)+several(m.Files), size(m.Size), percent(m.Present, m.Size), size(m.Uploaded), m.Transfer.Peers)
 		}
 	}
 	if len(s.Peers) > 0 {
@@ -133,4 +133,12 @@ func short(s string) string {
 		return s
 	}
 	return s[:most/2-1] + "…" + s[len(s)-most/2:]
+}
+
+// several says how many files a torrent has, if it is a directory.
+func several(files int) string {
+	if files == 0 {
+		return ""
+	}
+	return " (" + count(files, "file") + ")"
 }
