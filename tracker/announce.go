@@ -47,9 +47,8 @@ const (
 var eventNames = [...]string{none: "", completed: "completed", started: "started", stopped: "stopped", paused: "paused"}
 
 // eachParam calls f for every parameter of a query. Values are bytes, not text: info hashes. v is valid during
-// the call.
-func eachParam(query []byte, f func(k, v []byte) error) error {
-	var room [64]byte // more than any value that means something
+// the call; room is where it is decoded.
+func eachParam(query, room []byte, f func(k, v []byte) error) error {
 	for len(query) > 0 {
 		pair := query
 		if i := bytes.IndexByte(query, '&'); i >= 0 {
@@ -130,11 +129,12 @@ func number(v []byte, max int64) (n int64, ok bool) {
 	return n, true
 }
 
-// parseAnnounce reads the query of an announce into r.
-func parseAnnounce(query []byte, r *announceRequest) error {
+// parseAnnounce reads the query of an announce into r. room is for values while they are decoded: 64 bytes are more
+// than any that means something.
+func parseAnnounce(query, room []byte, r *announceRequest) error {
 	*r = announceRequest{left: -1, numwant: -1, compact: true}
 	var keyed, named, ported bool
-	err := eachParam(query, func(k, v []byte) error {
+	err := eachParam(query, room, func(k, v []byte) error {
 		switch string(k) {
 		case "info_hash":
 			if len(v) != 20 {

@@ -13,14 +13,15 @@
 // news.go: what a node has to be told) that is given the time and starts nothing. Peers that do not plan are kept
 // beside it, a million in a hundred megabytes (crowd.go: one swarm; plain.go: all of them). server.go and poll.go put
 // HTTP around both, plan.go is what our nodes exchange with it, byte by byte, and announce.go what everybody else
-// does; plainserve.go joins the two kinds of peers. udp.go and udpsocket.go are the same over UDP. session.go, loop.go, report.go and exchange.go are the client. bencode.go reads both sides' messages
+// does; plainserve.go joins the two kinds of peers. udp.go and udpsocket.go are the same over UDP. front.go
+// and fronthead.go answer announces and scrapes over HTTP, and hand all else to net/http. session.go, loop.go, report.go and exchange.go are the client. bencode.go reads both sides' messages
 // within bounds: the library for it recurses without limit and believes string lengths, which a server for
 // anybody must not.
 //
 // # Goroutines
 //
-// A Server has one, the janitor, which Close waits for; requests run on those of the HTTP server, packets on the
-// one that calls ServeUDP. A Session
+// A Server has one, the janitor, which Close waits for. Serve has one for every connection and waits for them,
+// ServeUDP answers on the one that calls it. A Session
 // has one that owns its state and runs all callbacks, and, while a tracker answers, two that wait for HTTP
 // (one poll is always outstanding, and one report beside it) and one that looks for the first tracker of the
 // list while a later one is in use. Each is waited for by the one that started it; Close waits for all.

@@ -86,8 +86,9 @@ func (s *Server) scrape(k *key) (complete, incomplete, ended int64, ok bool) {
 }
 
 // answerAnnounce appends the reply to the query of an announce from ip.
-func (s *Server) answerAnnounce(b, query []byte, ip netip.Addr, now time.Time, r *announceRequest, f *found) []byte {
-	if err := parseAnnounce(query, r); err != nil {
+func (s *Server) answerAnnounce(b, query []byte, ip netip.Addr, now time.Time, d *desk) []byte {
+	r, f := &d.r, &d.f
+	if err := parseAnnounce(query, d.room[:], r); err != nil {
 		s.refused.Add(1)
 		return appendFailure(b, err.Error())
 	}
@@ -102,7 +103,7 @@ func (s *Server) answerAnnounce(b, query []byte, ip netip.Addr, now time.Time, r
 // answerScrape appends the reply to the query of a scrape.
 func (s *Server) answerScrape(b, query []byte) []byte {
 	var keys []key
-	err := eachParam(query, func(k, v []byte) error {
+	err := eachParam(query, make([]byte, 64), func(k, v []byte) error {
 		if string(k) != "info_hash" {
 			return nil
 		}
@@ -142,7 +143,7 @@ func (s *Server) serveAnnounce(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusOK, err.Error())
 		return
 	}
-	send(w, http.StatusOK, s.answerAnnounce(nil, []byte(r.URL.RawQuery), ip, time.Now(), new(announceRequest), new(found)))
+	send(w, http.StatusOK, s.answerAnnounce(nil, []byte(r.URL.RawQuery), ip, time.Now(), new(desk)))
 }
 
 func (s *Server) serveScrape(w http.ResponseWriter, r *http.Request) {

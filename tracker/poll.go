@@ -18,7 +18,10 @@ func (s *Server) servePlan(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "plan is a POST")
 		return
 	}
+	// A body may not take for ever; a server without deadlines, or a recorder in a test, says so and is fine too.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(restWait))
 	body, err := readBody(http.MaxBytesReader(w, r.Body, maxBody), r.ContentLength)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	var q *planRequest
 	if err == nil {
 		q, err = parsePlanRequest(body)

@@ -22,6 +22,7 @@ type ServerOptions struct {
 	LeaseFor         time.Duration // how long an origin lease lasts without progress; default 2 s
 	Log              *slog.Logger  // nil: discard
 	MaxPeersPerReply int           // default 50 (what BEP 3 clients ask for when they ask for nothing)
+	MaxConns         int           // of HTTP, for each Serve; default 8192
 	MaxPeers         int           // that do not plan, of all swarms; more are refused. Default 2 Mi, 150 B each
 }
 
@@ -41,8 +42,9 @@ type Server struct {
 
 	announces, plans, refused atomic.Int64
 
-	plain   *plainStore // peers that do not plan
-	connKey [16]byte    // of connection ids (UDP)
+	maxConns int
+	plain    *plainStore // peers that do not plan
+	connKey  [16]byte    // of connection ids (UDP)
 
 	mu     sync.RWMutex // guards rooms; taken before a room's mu, held only to find or drop a room
 	rooms  map[key]*room
@@ -73,6 +75,9 @@ func NewServer(o ServerOptions) *Server {
 	if o.MaxPeersPerReply <= 0 {
 		o.MaxPeersPerReply = 50
 	}
+	if o.MaxConns <= 0 {
+		o.MaxConns = defaultMaxConns
+	}
 	if o.MaxPeers <= 0 {
 		o.MaxPeers = defaultMaxPeers
 	}
@@ -81,7 +86,7 @@ func NewServer(o ServerOptions) *Server {
 	}
 	s := &Server{
 		rules: rules{max(o.Interval, time.Second), o.LeaseFor, o.MaxPeersPerReply},
-		log:   o.Log, began: time.Now(), closing: make(chan struct{}), connKey: newConnKey(), rooms: map[key]*room{},
+		log:   o.Log, began: time.Now(), closing: make(chan struct{}), maxConns: o.MaxConns, connKey: newConnKey(), rooms: map[key]*room{},
 		makePlanner: newPlanner,
 	}
 	s.plain = newPlainStore(s.began, 2*s.interval, o.MaxPeers)

@@ -160,7 +160,7 @@ func (r *announceRequest) readOptions(q []byte) {
 		q = q[2+int(q[1]):]
 	}
 	_, query, _ := bytes.Cut(url, []byte{'?'})
-	_ = eachParam(query, func(k, v []byte) error { // an error ends it: see above
+	_ = eachParam(query, nil, func(k, v []byte) error { // an error ends it: see above
 		if strings.EqualFold(string(k), "ip") && len(v) <= 45 {
 			if said, err := netip.ParseAddr(string(v)); err == nil {
 				r.ip = said

@@ -304,3 +304,6 @@ func FuzzUDPPacket(f *testing.F) {
 		}
 	})
 }
+
+// addrOf is the address that the door is given as 16 bytes.
+func addrOf(ip *[16]byte) netip.Addr { return netip.AddrFrom16(*ip).Unmap() }

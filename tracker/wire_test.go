@@ -552,7 +552,7 @@ func TestForeignTracker(t *testing.T) {
 				continue
 			}
 			var q announceRequest
-			if err := parseAnnounce([]byte(r.query), &q); err != nil {
+			if err := parseAnnounce([]byte(r.query), nil, &q); err != nil {
 				t.Fatal(err)
 			}
 			events = append(events, eventNames[q.event])

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -83,10 +81,9 @@ func (a *app) track(ctx context.Context, listen, udp string, o tracker.ServerOpt
 		}
 	}
 	t := tracker.NewServer(o)
-	s := &http.Server{Handler: t, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	ended := make(chan error, 2)
 	var doors sync.WaitGroup
-	doors.Go(func() { ended <- s.Serve(l) })
+	doors.Go(func() { ended <- t.Serve(l) })
 	fmt.Fprintln(a.stdout, announceURL("http", l.Addr()))
 	if c != nil {
 		at := c.LocalAddr()
@@ -97,13 +94,8 @@ func (a *app) track(ctx context.Context, listen, udp string, o tracker.ServerOpt
 	case <-ctx.Done():
 	case err = <-ended:
 	}
-	t.Close() // answers the long polls, and ends UDP
-	stop, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if s.Shutdown(stop) != nil {
-		s.Close()
-	}
-	if doors.Wait(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	t.Close() // answers the long polls, and ends both doors
+	if doors.Wait(); err != nil {
 		return control.Local(fmt.Errorf("tracker: %w", err))
 	}
 	return nil
