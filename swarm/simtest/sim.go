@@ -1,0 +1,247 @@
+package simtest
+
+import (
+	"encoding/binary"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/relay"
+)
+
+// Config describes a swarm and its network. The zero value of a field means what its comment says.
+type Config struct {
+	Seed  uint64
+	Nodes int
+	Size  int64 // of the blob; 0: 64 MiB
+	Up    int64 // bytes per second of every uplink, the source's too; 0: 40 Mbit/s
+	Down  int64 // of every downlink; 0: 1 Gbit/s
+	// UpOf and DownOf change that for single nodes; node -1 is the source.
+	UpOf, DownOf func(node int) int64
+	// KnownUp has the tracker be told what the uplinks can send, as it is when they are configured or were measured.
+	KnownUp bool
+	// Zones are how many zones there are, each of as many nodes; 0: one.
+	Zones int
+	// Near and Far are the latencies, one way, inside a zone and between zones; 0: 250 µs and 5 ms.
+	Near, Far time.Duration
+	// Loss is the share of packets that are lost between zones.
+	Loss float64
+	// Spread is the time in which the nodes come, evenly; 0: 100 ms.
+	Spread time.Duration
+	// Origin: the source is no peer but an HTTP origin that only heads read from.
+	Origin bool
+	// Liars is the share of nodes that send wrong bytes.
+	Liars float64
+	// Skew gives every node a clock of its own that is up to this much off.
+	Skew time.Duration
+	// Script is what happens when.
+	Script []Step
+	// Limit ends a run that does not; 0: an hour.
+	Limit time.Duration
+}
+
+// Step is something that happens at a time.
+type Step struct {
+	At time.Duration
+	Do func(*Sim)
+}
+
+// Sim is one run.
+type Sim struct {
+	Config
+	geo     blob.Geometry
+	k       int
+	now     int64
+	agenda  agenda
+	rng     *rand.Rand
+	source  *node
+	nodes   []*node
+	byID    map[relay.NodeID]*node
+	tracker tracker
+	cut     func(a, b *node) bool // a partition: nothing passes between them
+	waiting int                   // nodes alive that lack something
+	steps   int                   // of the script, that have not happened
+	res     Result
+}
+
+const (
+	second = int64(time.Second)
+	// tickEvery is how often a node's picker looks at the clock, reportEvery how often a node that has completed
+	// pieces tells the tracker, trackerEvery how often that looks at its own.
+	tickEvery    = 50 * int64(time.Millisecond)
+	reportEvery  = 200 * int64(time.Millisecond)
+	trackerEvery = 250 * int64(time.Millisecond)
+	// goneAfter is when the tracker removes a node that it does not hear of.
+	goneAfter = 6 * second
+	// mss is the payload of a packet in bytes.
+	mss = 1448
+)
+
+// epoch is when virtual time begins.
+var epoch = time.Unix(1_700_000_000, 0)
+
+// New is a run that has not begun.
+func New(c Config) *Sim {
+	if c.Size == 0 {
+		c.Size = 64 << 20
+	}
+	if c.Up == 0 {
+		c.Up = 5_000_000
+	}
+	if c.Down == 0 {
+		c.Down = 125_000_000
+	}
+	if c.Near == 0 {
+		c.Near = 250 * time.Microsecond
+	}
+	if c.Far == 0 {
+		c.Far = 5 * time.Millisecond
+	}
+	if c.Spread == 0 {
+		c.Spread = 100 * time.Millisecond
+	}
+	if c.Limit == 0 {
+		c.Limit = time.Hour
+	}
+	s := &Sim{
+		Config: c, geo: blob.GeometryFor(c.Size), k: relay.DefaultStripes,
+		rng: rand.New(rand.NewPCG(c.Seed, 0x9e3779b97f4a7c15)), byID: map[relay.NodeID]*node{},
+	}
+	s.tracker.init(s)
+	s.source = s.newNode(-1)
+	s.source.complete()
+	if c.Origin {
+		s.tracker.planner.OriginIsSource(true)
+	} else {
+		s.report(s.source)
+	}
+	for i := range c.Nodes {
+		s.Join(time.Duration(float64(c.Spread) * float64(i) / float64(max(1, c.Nodes))))
+	}
+	for i, step := range c.Script {
+		s.steps++
+		s.push(int64(step.At), event{kind: evScript, arg: int32(i)})
+	}
+	s.push(trackerEvery, event{kind: evTracker})
+	return s
+}
+
+// Join has one more node come at a time.
+func (s *Sim) Join(at time.Duration) {
+	n := s.newNode(len(s.nodes))
+	s.nodes = append(s.nodes, n)
+	n.joins = int64(at)
+	n.liar = s.rng.Float64() < s.Liars
+	if s.Skew > 0 {
+		n.skew = time.Duration(s.rng.Int64N(int64(2*s.Skew))) - s.Skew
+	}
+	s.waiting++
+	s.push(n.joins, event{kind: evTick, who: n.index})
+}
+
+func (s *Sim) newNode(index int) *node {
+	n := &node{
+		s: s, index: int32(index), alive: true, up: float64(s.Up), down: float64(s.Down),
+		have: make([]uint64, (s.geo.Blocks()+63)/64), lack: make([]uint8, s.geo.Pieces()),
+		picker: relay.NewPicker(s.geo), lanes: make([]lane, s.k),
+	}
+	for i := range n.lack {
+		n.lack[i] = uint8(s.geo.PieceBlocks(uint32(i)).Count)
+	}
+	n.left = s.geo.Blocks()
+	binary.BigEndian.PutUint32(n.id[:], uint32(index+1))
+	binary.BigEndian.PutUint64(n.id[8:], s.rng.Uint64())
+	if s.UpOf != nil {
+		n.up = float64(s.UpOf(index))
+	}
+	if s.DownOf != nil {
+		n.down = float64(s.DownOf(index))
+	}
+	if zones := max(1, s.Zones); index >= 0 {
+		n.zone = index % zones
+	}
+	for k := range n.lanes {
+		n.lanes[k].next = s.firstOf(k)
+	}
+	s.byID[n.id] = n
+	return n
+}
+
+// push has an event happen after a delay.
+func (s *Sim) push(after int64, e event) {
+	e.at = s.now + max(0, after)
+	s.agenda.push(e)
+}
+
+// latency is how long a packet takes one way.
+func (s *Sim) latency(a, b *node) int64 {
+	if a.zone == b.zone {
+		return int64(s.Near)
+	}
+	return int64(s.Far)
+}
+
+// apart reports whether a partition lies between two nodes.
+func (s *Sim) apart(a, b *node) bool { return s.cut != nil && s.cut(a, b) }
+
+// tcpRate is what a connection can carry at most, in bytes per second: MSS · 1.22 / (RTT · √loss) (Mathis et al.,
+// 1997). 0: there is no such bound.
+func (s *Sim) tcpRate(a, b *node) float64 {
+	if s.Loss == 0 || a.zone == b.zone {
+		return 0
+	}
+	return mss * 1.22 / (2 * time.Duration(s.latency(a, b)).Seconds() * math.Sqrt(s.Loss))
+}
+
+// Run goes on until every node that is alive has everything, and returns what came of it.
+func (s *Sim) Run() Result {
+	for len(s.agenda.events) > 0 && (s.waiting > 0 || s.steps > 0) {
+		e := s.agenda.pop()
+		s.now = e.at
+		if s.now > int64(s.Limit) {
+			break
+		}
+		s.res.Events++
+		s.apply(&e)
+	}
+	s.finish()
+	return s.res
+}
+
+func (s *Sim) node(i int32) *node {
+	if i < 0 {
+		return s.source
+	}
+	return s.nodes[i]
+}
+
+func (s *Sim) apply(e *event) {
+	switch e.kind {
+	case evSent:
+		s.sent(e.conn, e.req)
+	case evArrive:
+		s.arrive(e.conn, e.req)
+	case evKick:
+		s.kick(s.node(e.who))
+	case evOpen:
+		s.opened(e.conn)
+	case evClosed:
+		s.closed(e.conn)
+	case evTick:
+		s.tick(s.node(e.who))
+	case evReport:
+		s.tracker.take(s.node(e.who), e.any.(*report))
+	case evAssign:
+		s.assigned(s.node(e.who), e.any.(relay.Assignment))
+	case evTracker:
+		s.tracker.tick()
+		s.push(trackerEvery, event{kind: evTracker})
+	case evScript:
+		s.steps--
+		s.Script[e.arg].Do(s)
+	}
+}
+
+// time is virtual time as the tracker sees it.
+func (s *Sim) time() time.Time { return epoch.Add(time.Duration(s.now)) }

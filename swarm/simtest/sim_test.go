@@ -1,0 +1,22 @@
+package simtest
+
+import (
+	"flag"
+	"testing"
+)
+
+var seed = flag.Uint64("seed", 1, "seed of the simulations, to repeat one")
+
+func run(t *testing.T, c Config) Result {
+	t.Helper()
+	c.Seed = *seed
+	r := New(c).Run()
+	t.Logf("seed %d: %s", c.Seed, r)
+	return r
+}
+
+func TestCold(t *testing.T) {
+	for _, n := range []int{1, 8, 16, 32, 1000} {
+		run(t, Config{Nodes: n})
+	}
+}
