@@ -22,6 +22,9 @@ const (
 	// doubtFor is how long somebody who seems dead or stuck is nobody's parent. If it is, the tracker will have
 	// removed it by then.
 	doubtFor = 10 * time.Second
+	// waryFor is how long somebody that one child has lost gets no new ones: the other children notice as well,
+	// if it is gone.
+	waryFor = 3 * time.Second
 	// together is within what time two complaints belong to one cause.
 	together = 5 * time.Second
 )
@@ -45,6 +48,7 @@ func (p *Planner) Complain(now time.Time, child NodeID, c Complaint) {
 	if v == nil || u == nil || v == u || c.Stripe < 0 || c.Stripe >= p.k || c.Reason < Lost || c.Reason > Liar {
 		return
 	}
+	p.heardOf(v)
 	s := c.Stripe
 	mine := v.trees[s].parent == u
 	if !mine && c.Reason != Liar {
@@ -66,12 +70,14 @@ func (p *Planner) Complain(now time.Time, child NodeID, c Complaint) {
 			p.leaveParent(v, s)
 		}
 	}
-	if counts {
-		switch {
-		case c.Reason == Liar && (others >= 2 || children <= 1 && mine):
-			p.ban(u)
-		case c.Reason == Lost && (others >= 2 || p.still(u)):
-			p.doubtIt(u)
+	if counts && c.Reason == Liar && (others >= 2 || children <= 1 && mine) {
+		p.ban(u)
+	}
+	if counts && c.Reason == Lost {
+		if others >= min(2, children) || p.crowns(u) > 0 || p.still(u) {
+			p.giveUp(u)
+		} else {
+			p.distrust(u, waryFor)
 		}
 	}
 	p.flush()
@@ -130,42 +136,34 @@ func (p *Planner) still(v *vertex) bool {
 
 // slowParent takes it that v gets rate bytes per second from u, in one stripe.
 func (p *Planner) slowParent(v, u *vertex, s int, rate int64) {
+	if !u.Source && u.trees[s].upto < v.trees[s].upto+Unit(p.g)*uint32(p.k) {
+		return // it has no more itself: who keeps it waiting will be complained of by u
+	}
 	full := p.rate.used
 	if full == 0 {
 		full = p.rate.observed()
 	}
-	per := full / int64(p.k)
-	if per > 0 && rate > per-per/4 {
-		return // that is what it is to get
-	}
 	others := u.heard(Slow, v.ID, p.now)
-	est := max(1, rate*int64(max(1, u.kids)))
-	if per > 0 || others >= 2 {
+	if est := max(1, rate*int64(max(1, u.kids))); full > 0 && est <= full-full/4 || full == 0 && others >= 2 {
 		u.est, u.estAt = est, p.now
 		u.slots = p.slotsFor(u)
-		if per == 0 {
+		if full == 0 {
 			u.slots = 0
 		}
 		p.settleHome(u, u.home)
 		p.shelveAll(u)
 	}
-	if u.kids <= u.slots {
+	switch {
+	case u.slots == 0 && u.kids > 0:
+		for s := range p.k {
+			p.dropChildren(u, s)
+		}
+	case u.kids > u.slots:
+		p.shedAll(u)
+	case full > 0 && u.est > 0 && p.heads[s].v != v && p.spareSlots():
 		// It can carry them all, if it is to be believed: the way from it to v is what is slow.
 		p.shun(v, u.ID)
 		p.leaveParent(v, s)
-		return
-	}
-	if p.heads[s].v == v {
-		return // there is no other source, or it is found by feed
-	}
-	p.shun(v, u.ID)
-	p.leaveParent(v, s)
-	for s := range p.k {
-		if u.slots == 0 {
-			p.dropChildren(u, s)
-		} else {
-			p.shed(u, s)
-		}
 	}
 }
 
@@ -201,13 +199,43 @@ func (p *Planner) ban(u *vertex) {
 	p.unfollow(u)
 }
 
-// doubtIt makes u nobody's parent for a while.
-func (p *Planner) doubtIt(u *vertex) {
+// distrust gives u no new children for a while.
+func (p *Planner) distrust(u *vertex, d time.Duration) {
 	if !u.doubted {
 		p.doubted = append(p.doubted, u)
+		u.doubted = true
 	}
-	u.doubted, u.until = true, p.now.Add(doubtFor)
+	if until := p.now.Add(d); until.After(u.until) {
+		u.until = until
+	}
+	p.shelveAll(u)
+}
+
+// doubtIt takes the children from u, too.
+func (p *Planner) doubtIt(u *vertex) {
+	p.distrust(u, doubtFor)
 	p.unfollow(u)
+}
+
+// giveUp takes u out of the trees: it is most likely dead. When it is heard of it gets a place again, as a leaf.
+func (p *Planner) giveUp(u *vertex) {
+	p.distrust(u, doubtFor)
+	if u.Source {
+		p.unfollow(u)
+		return
+	}
+	u.absent = true
+	for s := range p.k {
+		p.uproot(u, s)
+	}
+}
+
+// heardOf gives a member that was given up a place again.
+func (p *Planner) heardOf(v *vertex) {
+	if v.absent {
+		v.absent = false
+		p.queue(v)
+	}
 }
 
 func (p *Planner) unfollow(u *vertex) {
@@ -240,6 +268,7 @@ func (p *Planner) Tick(now time.Time) {
 		p.fittedAt = p.now
 		p.refitAll()
 	}
+	p.hasten()
 	p.flush()
 }
 
@@ -257,7 +286,7 @@ func (p *Planner) stalled(s int) bool {
 	limit := h.patient
 	if r := p.rate.paces[s].rate; r > 0 {
 		// Large pieces come less often than every 1.5 s: three times what one turn takes.
-		turn := time.Duration(float64(int64(Unit(p.g))*int64(p.k)*p.g.PieceLength) / float64(r) * float64(time.Second))
+		turn := time.Duration(float64(int64(Unit(p.g))*p.g.PieceLength) / float64(r) * float64(time.Second))
 		limit = max(limit, 3*turn)
 	}
 	return p.now.Sub(last) >= limit

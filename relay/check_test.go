@@ -31,7 +31,7 @@ func (p *Planner) check() error {
 			}
 			switch {
 			case v.Source:
-			case !p.sourced():
+			case !p.sourced() || v.absent:
 			case b.parent == nil && p.heads[s].v != v:
 				for _, u := range p.nodes {
 					if u != v && p.trusted(u) && !p.shuns(v, u.ID) && p.reaches(u, s, v) && (!p.restricted(u) || p.heads[s].v == nil) {
@@ -46,7 +46,7 @@ func (p *Planner) check() error {
 			case b.parent != nil && b.depth != b.parent.trees[s].depth+1:
 				return fmt.Errorf("stripe %d: %x is at %d, its parent at %d", s, v.ID[:2], b.depth, b.parent.trees[s].depth)
 			}
-			if p.sourced() && !v.Source {
+			if p.sourced() && !v.Source && !v.absent {
 				top := v
 				for top.trees[s].parent != nil {
 					top = top.trees[s].parent

@@ -355,7 +355,7 @@ const (
 	silentAfter = 250 * time.Millisecond
 	// starvedAfter is the same for a parent that does not have it itself, though others do: its own parent is what
 	// is wrong, and it is about to find another one. All below it must not leave at the same time.
-	starvedAfter = 1500 * time.Millisecond
+	starvedAfter = 3 * time.Second
 	// slowAfter is over what time a rate is compared.
 	slowAfter = 600 * time.Millisecond
 	// leaveAfter is when a slow parent is left for another one that has more, if the tracker has not said anything
@@ -376,6 +376,10 @@ func (p *Picker) Tick(now time.Time) {
 			if p.now.Sub(l.assigned) >= deadTime && l.use == 0 && !u.failed {
 				p.fail(s, 0, Lost, 0)
 			}
+			continue
+		}
+		if first := &l.parents[0]; l.use > 0 && first.connected && !first.failed && first.marks[s] >= u.marks[s] {
+			l.use = 0 // it had been starved, and has caught up
 			continue
 		}
 		p.judge(s, l, u)
@@ -401,7 +405,7 @@ func (p *Picker) judge(s int, l *lane, u *upstream) {
 	if !has {
 		u.lag = time.Time{}
 		if better && silent >= max(starvedAfter, 8*u.gap) {
-			p.fail(s, l.use, Slow, 0)
+			p.borrow(l, s, u)
 		}
 		return
 	}
@@ -423,7 +427,7 @@ func (p *Picker) judge(s int, l *lane, u *upstream) {
 	rate := int64(float64(u.got-u.lagFrom) / d.Seconds())
 	grew := int64(float64(int64(u.marks[s]-u.lagMark)*p.g.PieceLength/int64(len(p.lanes))) / d.Seconds())
 	want := grew
-	if u.marks[s] >= l.end {
+	if u.rate > 0 && (u.rate < want || u.marks[s] >= l.end) {
 		want = u.rate
 	}
 	switch {
@@ -433,6 +437,18 @@ func (p *Picker) judge(s int, l *lane, u *upstream) {
 		p.fail(s, l.use, Slow, rate)
 	default:
 		p.complain(s, l.use, Slow, rate)
+	}
+}
+
+// borrow has a stripe come from another parent that has more, until the one that is starved has caught up. It is
+// not complained of.
+func (p *Picker) borrow(l *lane, s int, u *upstream) {
+	for i := range l.parents {
+		if o := &l.parents[i]; o.link != u.link && o.connected && !o.failed && o.marks[s] > u.next {
+			o.lag = time.Time{}
+			l.use = i
+			return
+		}
 	}
 }
 

@@ -124,7 +124,7 @@ func TestSlowParent(t *testing.T) {
 		{"a tenth, and nobody else has it", full / 10, full, 0, 1, 1},
 		{"its parent is slow", full / 10, full / 10, full / 10, 0, 1},
 		{"nothing", 0, full, full, 1, 3},
-		{"nothing, it has nothing itself", 0, 0, full, 1, 3},
+		{"nothing, it has nothing itself", 0, 0, full, 0, 3},
 		{"nobody has anything", 0, 0, 0, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -43,7 +43,7 @@ func (p *Planner) flushOnce() {
 	members := todo[:0]
 	for _, v := range todo {
 		v.queued = false
-		if p.nodes[v.ID] == v && !v.Source && v.Bulk {
+		if p.nodes[v.ID] == v && !v.Source && v.Bulk && !v.absent {
 			members = append(members, v)
 		}
 	}
@@ -112,22 +112,22 @@ func (p *Planner) place(v *vertex, s int) {
 	if p.takeOver(v, s) || p.settle(v, s) {
 		return
 	}
-	for c := full0; c < classes; c++ {
+	for c := full0; c < slow; c++ {
 		for i := len(v.zones) - 1; i >= 0; i-- {
-			if c == costly && p.heads[s].v == nil {
-				break // to be the head is the same, and has a name
-			}
-			if u := p.scan(&v.zones[i].trees[s].acc[c], v, s, true, maxTries); u != nil {
+			if u := p.scan(&v.zones[i].trees[s].acc[c], v, s, true); u != nil {
 				p.attach(v, s, u)
 				return
 			}
 		}
 	}
-	for c := spare; c < costly; c++ { // what was overlooked because of maxTries
-		if u := p.scan(&p.world.trees[s].acc[c], v, s, true, len(p.nodes)); u != nil {
-			p.attach(v, s, u)
-			return
-		}
+	u := p.leastBehind(v, s)
+	if u == nil && p.heads[s].v != nil && len(v.shunned) > 0 {
+		v.shunned = v.shunned[:0] // better somebody it has complained of than nobody
+		u = p.leastBehind(v, s)
+	}
+	if u != nil {
+		p.attach(v, s, u)
+		return
 	}
 	if p.heads[s].v == nil {
 		p.crown(v, s)
@@ -160,9 +160,9 @@ func (p *Planner) takeOver(v *vertex, s int) bool {
 func (p *Planner) settle(v *vertex, s int) bool {
 	for i := len(v.zones) - 1; i >= 0; i-- {
 		t := &v.zones[i].trees[s]
-		u := p.scan(&t.acc[spare], v, s, false, maxTries)
+		u := p.scan(&t.acc[spare], v, s, false)
 		if u == nil {
-			u = p.scan(&t.acc[foreign], v, s, false, maxTries)
+			u = p.scan(&t.acc[foreign], v, s, false)
 		}
 		if v.home == s && v.slots > 0 {
 			if leaf := p.scanLeaf(&t.leaf, v, s, u); leaf != nil {
@@ -186,34 +186,57 @@ func (p *Planner) displace(leaf, v *vertex, s int) {
 	p.place(leaf, s)
 }
 
-// scan looks through a shelf for a parent of v, from the top or from the bottom. Candidates that are not behind v
-// are preferred.
-func (p *Planner) scan(sh *shelf, v *vertex, s int, deepest bool, tries int) (second *vertex) {
+// scan looks through a shelf for a parent of v that is not behind it, from the top or from the bottom.
+func (p *Planner) scan(sh *shelf, v *vertex, s int, deepest bool) *vertex {
 	if sh.n == 0 {
 		return nil
 	}
-	need := v.trees[s].upto
-	need -= min(need, p.slack())
+	need, tries := p.need(v, s), maxTries
 	for i := range sh.rows {
 		if deepest {
 			i = len(sh.rows) - 1 - i
 		}
 		for _, u := range slices.Backward(sh.rows[i]) {
 			if tries--; tries < 0 {
-				return second
+				return nil
 			}
-			if u == v || p.shuns(v, u.ID) || !p.reaches(u, s, v) {
-				continue
-			}
-			if u.trees[s].upto >= need {
+			if u.trees[s].upto >= need && p.suits(u, v, s) {
 				return u
-			}
-			if second == nil {
-				second = u
 			}
 		}
 	}
-	return second
+	return nil
+}
+
+// leastBehind is the parent for a member that nobody with a slot is level with: the one that is furthest, and has
+// the best class among those.
+func (p *Planner) leastBehind(v *vertex, s int) (best *vertex) {
+	need := p.need(v, s)
+	for c := spare; c <= costly; c++ {
+		if c == costly && (best != nil || p.heads[s].v == nil) {
+			break // to be the head is the same as to take from the only source, and has a name
+		}
+		for _, row := range p.world.trees[s].acc[c].rows {
+			for _, u := range row {
+				upto := min(need, u.trees[s].upto)
+				if (best == nil || upto > min(need, best.trees[s].upto)) && p.suits(u, v, s) {
+					best = u
+				}
+			}
+		}
+	}
+	return best
+}
+
+// need is how far a parent of v is to be.
+func (p *Planner) need(v *vertex, s int) uint32 {
+	upto := v.trees[s].upto
+	return upto - min(upto, p.slack())
+}
+
+// suits reports whether u can be a parent of v.
+func (p *Planner) suits(u, v *vertex, s int) bool {
+	return u != v && !p.shuns(v, u.ID) && p.reaches(u, s, v)
 }
 
 // scanLeaf looks for a leaf whose place is nearer to the top than one below instead, and that v may take.
@@ -245,6 +268,36 @@ func (p *Planner) scanLeaf(sh *shelf, v *vertex, s int, instead *vertex) *vertex
 func (p *Planner) slack() uint32 {
 	turn := Unit(p.g) * uint32(p.k)
 	return max(2*turn, uint32(min(int64(p.pieces), p.rate.observed()/max(1, p.g.PieceLength))))
+}
+
+// hasten gives members that still lack something to sources with nothing to do. It happens when most have everything
+// and some were held up: from a source that serves nobody else they get it faster than everybody got it.
+func (p *Planner) hasten() {
+	idle := 0
+	for _, u := range p.sources {
+		if p.trusted(u) && !p.restricted(u) {
+			idle += max(0, u.slots-u.kids)
+		}
+	}
+	if lacking := len(p.nodes) - len(p.sources); lacking == 0 || idle < lacking*p.k {
+		return
+	}
+	left := p.slack() / 2
+	for _, v := range p.nodes {
+		if v.Source || !v.Bulk {
+			continue
+		}
+		for s := range p.k {
+			b := &v.trees[s]
+			if b.parent != nil && !b.parent.Source && b.upto+left < p.ends[s] {
+				p.detach(v, s)
+				if p.heads[s].v == v {
+					p.heads[s].v = nil
+				}
+				p.queue(v)
+			}
+		}
+	}
 }
 
 // shunFor is how long a node is not given a parent again that it complained of: long enough for a blob of usual

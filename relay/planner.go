@@ -52,6 +52,7 @@ type vertex struct {
 	banned  bool // lies: never a parent again
 	doubted bool // is nobody's parent until then: it is suspected of being dead or stuck
 	until   time.Time
+	absent  bool  // was given up: has no place until it is heard of
 	est     int64 // bytes per second that it was seen to send, by complaint; 0: no complaint
 	estAt   time.Time
 	blame   // what others said of it, and how much it may say itself
@@ -140,7 +141,8 @@ func (p *Planner) Put(now time.Time, m Member) {
 		p.rate.add(m.Up)
 		v.Up = m.Up
 	}
-	v.Bulk = m.Bulk
+	v.Bulk, v.Prefer = m.Bulk, m.Prefer
+	p.heardOf(v)
 	switch {
 	case m.Source && !v.Source:
 		p.finish(v)
@@ -191,6 +193,7 @@ func (p *Planner) Progress(now time.Time, id NodeID, w []Watermark) {
 	if v == nil || v.Source {
 		return
 	}
+	p.heardOf(v)
 	for _, m := range w {
 		if m.Stripe < 0 || m.Stripe >= p.k {
 			continue

@@ -17,7 +17,7 @@ type rate struct {
 	used  int64  // what slots were last computed with; 0: not known
 }
 
-// pace is how fast the head of a stripe gets on.
+// pace is how fast the head of a stripe gets on, in bytes per second.
 type pace struct {
 	since time.Time
 	from  uint32
@@ -54,8 +54,8 @@ func (r *rate) note(s int, upto uint32, pieceLength int64, now time.Time) {
 	if d < paceWindow {
 		return
 	}
-	// Of the pieces between two watermarks of a stripe it has brought one in k, so this is the rate of all stripes.
-	got := int64(float64(upto-p.from) * float64(pieceLength) / d.Seconds())
+	// Of the pieces between two watermarks of a stripe it has brought one in k.
+	got := int64(float64(upto-p.from) * float64(pieceLength) / d.Seconds() / float64(len(r.paces)))
 	if p.rate == 0 {
 		p.rate = got
 	}
@@ -63,12 +63,15 @@ func (r *rate) note(s int, upto uint32, pieceLength int64, now time.Time) {
 	p.since, p.from = now, upto
 }
 
-// observed is the rate at which the heads read the blob; 0: not known.
-func (r *rate) observed() (best int64) {
+// observed is the rate at which the heads read the blob, all stripes together; 0: not known.
+func (r *rate) observed() (sum int64) {
 	for i := range r.paces {
-		best = max(best, r.paces[i].rate)
+		if r.paces[i].rate == 0 {
+			return 0
+		}
+		sum += r.paces[i].rate
 	}
-	return best
+	return sum
 }
 
 // of is the rate with which to plan, given that of the source; 0: not known.
@@ -132,9 +135,13 @@ func (p *Planner) overloaded(v *vertex) bool {
 // relieve takes the children from v for which it has no slots: first those in the tree that it passes on only
 // because nobody else could.
 func (p *Planner) relieve(v *vertex) {
-	if !p.spareSlots() {
-		return
+	if p.spareSlots() {
+		p.shedAll(v)
 	}
+}
+
+// shedAll takes children from v until it has no more than slots.
+func (p *Planner) shedAll(v *vertex) {
 	for s := range p.k {
 		if s != v.home {
 			p.shed(v, s)
@@ -145,11 +152,16 @@ func (p *Planner) relieve(v *vertex) {
 	}
 }
 
-// shed moves children of v in one tree until it has no more than slots.
+// shed moves children of v in one tree, leaves first: least is below those.
 func (p *Planner) shed(v *vertex, s int) {
 	b := &v.trees[s]
 	for v.kids > v.slots && len(b.children) > 0 {
 		c := b.children[len(b.children)-1]
+		for _, o := range b.children {
+			if len(o.trees[s].children) < len(c.trees[s].children) {
+				c = o
+			}
+		}
 		if p.heads[s].v == c {
 			return // a source that feeds the head
 		}

@@ -287,10 +287,28 @@ func (s *Sim) fill(n *node) {
 	if n.done > 0 || !n.alive {
 		return
 	}
-	for k := range n.lanes {
-		for s.askNext(n, k) {
+	// The stripes are read side by side, in the order of the blob.
+	var full [relay.MaxStripes]bool
+	for {
+		k := -1
+		for i := range n.lanes {
+			if !full[i] && (k < 0 || n.lanes[i].front() < n.lanes[k].front()) {
+				k = i
+			}
 		}
+		if k < 0 {
+			return
+		}
+		full[k] = !s.askNext(n, k)
 	}
+}
+
+// front is the first block that is to be asked for.
+func (l *lane) front() uint32 {
+	if len(l.again) > 0 {
+		return l.again[0].first
+	}
+	return l.next
 }
 
 // askNext asks for the next part of a stripe. It reports false when there is none, or no room.
@@ -313,11 +331,11 @@ func (s *Sim) askNext(n *node, k int) bool {
 		return true
 	}
 	piece := s.geo.PieceOf(at)
-	c := s.choose(n, k, piece, request{first: at, count: 1})
+	c, planned := s.choose(n, piece, request{first: at, count: 1})
 	if c == nil {
 		return false
 	}
-	if l.from != c {
+	if planned && l.from != c {
 		if l.from != nil && !l.from.dead {
 			s.takeBack(l.from, k)
 			l.from = c
@@ -346,25 +364,27 @@ func (s *Sim) askNext(n *node, k int) bool {
 	return true
 }
 
-// choose is whom to ask.
-func (s *Sim) choose(n *node, k int, piece uint32, q request) *conn {
-	if s.Origin && n.picker.Heads(piece) {
-		if c := n.connTo(s.source.id); c != nil && c.open {
-			n.picker.Connected(n.clock(), s.source.id)
-			return c
+// choose is whom to ask, and whether that is according to plan.
+func (s *Sim) choose(n *node, piece uint32, q request) (c *conn, planned bool) {
+	var id relay.NodeID
+	switch {
+	case s.Origin && n.picker.Heads(piece):
+		id = s.source.id
+		n.picker.Connected(n.clock(), id)
+	default:
+		var ok bool
+		if id, ok = n.picker.From(n.clock(), piece); ok {
+			break
 		}
-		return nil
-	}
-	if id, ok := n.picker.From(n.clock(), piece); ok {
-		if c := n.connTo(id); c != nil && c.open {
-			return c
+		if n.picker.Planned(piece) {
+			return nil, true
 		}
-		return nil
+		return s.alone(n, q), false
 	}
-	if n.picker.Planned(piece) {
-		return nil
+	if c := n.connTo(id); c != nil && c.open {
+		return c, true
 	}
-	return s.alone(n, q)
+	return nil, true
 }
 
 // alone is whom a node without a plan asks: somebody who has the part, the source last.

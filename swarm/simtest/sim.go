@@ -39,6 +39,8 @@ type Config struct {
 	Script []Step
 	// Limit ends a run that does not; 0: an hour.
 	Limit time.Duration
+	// Trace, when it is set, is told what the tracker hears and says.
+	Trace func(format string, args ...any)
 }
 
 // Step is something that happens at a time.

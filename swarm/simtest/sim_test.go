@@ -16,7 +16,7 @@ func run(t *testing.T, c Config) Result {
 }
 
 func TestCold(t *testing.T) {
-	for _, n := range []int{1, 8, 16, 32, 1000} {
+	for _, n := range []int{1, 8, 16, 32, 100} {
 		run(t, Config{Nodes: n})
 	}
 }

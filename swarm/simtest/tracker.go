@@ -1,7 +1,9 @@
 package simtest
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pantala/pantala/relay"
@@ -68,6 +70,9 @@ func (t *tracker) take(n *node, r *report) {
 	t.planner.Put(now, m)
 	t.planner.Progress(now, n.id, r.marks)
 	for _, c := range r.blame {
+		if t.s.Trace != nil {
+			t.s.Trace("%v: %d complains: stripe %d, reason %d, parent %d, rate %d", time.Duration(t.s.now), n.index, c.Stripe, c.Reason, t.s.byID[c.Parent].index, c.Rate)
+		}
 		t.planner.Complain(now, n.id, c)
 	}
 	t.spent += time.Since(begin)
@@ -87,6 +92,9 @@ func (t *tracker) tell() {
 			continue
 		}
 		a := t.planner.Assignment(id)
+		if t.s.Trace != nil {
+			t.s.Trace("%v: %d is given %s", time.Duration(t.s.now), n.index, t.s.show(a))
+		}
 		if !t.s.cutOff(n) {
 			t.s.push(int64(t.s.Far), event{kind: evAssign, who: n.index, any: a})
 		}
@@ -109,4 +117,17 @@ func (t *tracker) tick() {
 	t.planner.Tick(t.s.time())
 	t.spent += time.Since(begin)
 	t.tell()
+}
+
+// show is an assignment in short: the parents of each stripe.
+func (s *Sim) show(a relay.Assignment) string {
+	var b strings.Builder
+	for k, ps := range a.Parents {
+		fmt.Fprintf(&b, "[")
+		for _, p := range ps {
+			fmt.Fprintf(&b, " %d at %d", s.byID[p.ID].index, s.byID[p.ID].lanes[k].mark)
+		}
+		fmt.Fprintf(&b, " ]")
+	}
+	return fmt.Sprintf("%s head %b", b.String(), a.Head)
 }
