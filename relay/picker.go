@@ -18,6 +18,7 @@ type Picker struct {
 	lanes   []lane
 	links   map[NodeID]*link
 	now     time.Time
+	fronts  [MaxStripes]front
 	reports []Complaint
 }
 
@@ -202,6 +203,9 @@ func (p *Picker) Has(now time.Time, id NodeID, w Watermark) {
 	p.clock(now)
 	if l := p.links[id]; l != nil && w.Stripe >= 0 && w.Stripe < MaxStripes {
 		l.marks[w.Stripe] = max(l.marks[w.Stripe], w.Piece)
+		if w.Stripe < len(p.lanes) && w.Piece < p.lanes[w.Stripe].end {
+			p.fronts[w.Stripe].reach(w.Piece, p.now)
+		}
 	}
 }
 
@@ -336,8 +340,53 @@ func (p *Picker) Room(id NodeID) int {
 	if l == nil || !l.connected {
 		return 0
 	}
-	ahead := minRoom + int64(float64(l.rate)*roomTime.Seconds())
-	return max(0, int(min(ahead, maxRoom))-l.out)
+	ahead := min(maxRoom, minRoom+int64(float64(l.rate)*roomTime.Seconds()))
+	if p.leads(l, ahead) {
+		return 0
+	}
+	return max(0, int(ahead)-l.out)
+}
+
+// leads reports whether l is a source that brings us the stripe of which we are the head faster than others get the
+// other stripes. Then it waits for a moment, so that the source's uplink goes to the heads of those: below a head
+// each stripe has its share of every uplink, and cannot make use of more when the others are done. A stripe that
+// stands still does so for another reason.
+func (p *Picker) leads(l *link, ahead int64) bool {
+	if p.a.Head == 0 {
+		return false
+	}
+	turn := Unit(p.g) * uint32(len(p.lanes))
+	margin := max(2*turn, uint32(ahead*int64(len(p.lanes))/p.g.PieceLength))
+	for s := range p.lanes {
+		a := &p.lanes[s]
+		if p.a.Head>>s&1 == 0 || a.use >= len(a.parents) || a.parents[a.use].link != l {
+			continue
+		}
+		for o := range p.lanes {
+			f := &p.fronts[o]
+			if p.a.Head>>o&1 == 0 && l.next > f.piece+margin && p.now.Sub(f.moved) < max(silentAfter, 3*f.usual) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// front is how far, of the peers that have not got everything, the foremost is in a stripe.
+type front struct {
+	piece uint32
+	moved time.Time
+	usual time.Duration // between two moves
+}
+
+func (f *front) reach(piece uint32, now time.Time) {
+	if piece <= f.piece {
+		return
+	}
+	if !f.moved.IsZero() {
+		f.usual += (now.Sub(f.moved) - f.usual) / 4
+	}
+	f.piece, f.moved = piece, now
 }
 
 // Part is for how many blocks to ask at once, so that they arrive within about 20 ms.

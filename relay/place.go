@@ -109,7 +109,7 @@ func (p *Planner) chooseHome(v *vertex) int {
 
 // place gives v a parent in the tree of s, or makes it the head.
 func (p *Planner) place(v *vertex, s int) {
-	if p.takeOver(v, s) || p.settle(v, s) {
+	if p.takeOver(v, s) || p.settle(v, s) || p.makeRoom(v, s) {
 		return
 	}
 	for c := full0; c < slow; c++ {
@@ -120,10 +120,10 @@ func (p *Planner) place(v *vertex, s int) {
 			}
 		}
 	}
-	u := p.leastBehind(v, s)
+	u := p.leastBehind(v, s, costly)
 	if u == nil && p.heads[s].v != nil && len(v.shunned) > 0 {
 		v.shunned = v.shunned[:0] // better somebody it has complained of than nobody
-		u = p.leastBehind(v, s)
+		u = p.leastBehind(v, s, costly)
 	}
 	if u != nil {
 		p.attach(v, s, u)
@@ -178,6 +178,39 @@ func (p *Planner) settle(v *vertex, s int) bool {
 	return false
 }
 
+// makeRoom gives v the place of a leaf, and the leaf a free slot further down, when all free slots are held by
+// members that are behind, or below v itself. The leaf then waits until they have caught up with it, once; without
+// that, v and the other children of some member would get less than they need until the end.
+func (p *Planner) makeRoom(v *vertex, s int) bool {
+	t := &p.world.trees[s]
+	if t.acc[spare].n+t.acc[foreign].n == 0 {
+		return false
+	}
+	need := p.need(v, s)
+	var leaf *vertex
+	for _, row := range t.leaf.rows {
+		for _, l := range row {
+			parent := l.trees[s].parent
+			if (leaf == nil || l.trees[s].upto < leaf.trees[s].upto) && p.trusted(parent) && parent.trees[s].upto >= need && parent.kids <= parent.slots && p.suits(parent, v, s) {
+				leaf = l
+			}
+		}
+	}
+	if leaf == nil {
+		return false
+	}
+	parent := leaf.trees[s].parent
+	p.detach(leaf, s)
+	p.attach(v, s, parent)
+	if u := p.leastBehind(leaf, s, foreign); u != nil {
+		p.attach(leaf, s, u)
+		return true
+	}
+	p.detach(v, s)
+	p.attach(leaf, s, parent)
+	return false
+}
+
 // displace puts v into the place of a leaf, and the leaf elsewhere.
 func (p *Planner) displace(leaf, v *vertex, s int) {
 	parent := leaf.trees[s].parent
@@ -209,10 +242,10 @@ func (p *Planner) scan(sh *shelf, v *vertex, s int, deepest bool) *vertex {
 }
 
 // leastBehind is the parent for a member that nobody with a slot is level with: the one that is furthest, and has
-// the best class among those.
-func (p *Planner) leastBehind(v *vertex, s int) (best *vertex) {
+// the best class among those, which is at least worst.
+func (p *Planner) leastBehind(v *vertex, s int, worst class) (best *vertex) {
 	need := p.need(v, s)
-	for c := spare; c <= costly; c++ {
+	for c := spare; c <= worst; c++ {
 		if c == costly && (best != nil || p.heads[s].v == nil) {
 			break // to be the head is the same as to take from the only source, and has a name
 		}
@@ -263,11 +296,11 @@ func (p *Planner) scanLeaf(sh *shelf, v *vertex, s int, instead *vertex) *vertex
 	return nil
 }
 
-// slack is by how many pieces one member may be behind another and still count as level with it: what a stripe
-// brings in a second, and at least two turns of it.
+// slack is by how many pieces one member may be behind another and still count as level with it: what comes in
+// 300 ms, which is what a tree of ten levels delays, and at least two turns of the stripe.
 func (p *Planner) slack() uint32 {
 	turn := Unit(p.g) * uint32(p.k)
-	return max(2*turn, uint32(min(int64(p.pieces), p.rate.observed()/max(1, p.g.PieceLength))))
+	return max(2*turn, uint32(min(int64(p.pieces), p.rate.observed()*3/10/max(1, p.g.PieceLength))))
 }
 
 // hasten gives members that still lack something to sources with nothing to do. It happens when most have everything
@@ -282,7 +315,7 @@ func (p *Planner) hasten() {
 	if lacking := len(p.nodes) - len(p.sources); lacking == 0 || idle < lacking*p.k {
 		return
 	}
-	left := p.slack() / 2
+	left := 2 * p.slack()
 	for _, v := range p.nodes {
 		if v.Source || !v.Bulk {
 			continue

@@ -1,4 +1,4 @@
-package simtest
+package swarmtest
 
 import (
 	"encoding/binary"
@@ -10,8 +10,8 @@ import (
 	"github.com/pantala/pantala/relay"
 )
 
-// Config describes a swarm and its network. The zero value of a field means what its comment says.
-type Config struct {
+// SimConfig describes a swarm and its network. The zero value of a field means what its comment says.
+type SimConfig struct {
 	Seed  uint64
 	Nodes int
 	Size  int64 // of the blob; 0: 64 MiB
@@ -27,6 +27,8 @@ type Config struct {
 	Near, Far time.Duration
 	// Loss is the share of packets that are lost between zones.
 	Loss float64
+	// Unfair is by how much the shares that connections get of an uplink differ: 0.5 is 50 % more or less.
+	Unfair float64
 	// Spread is the time in which the nodes come, evenly; 0: 100 ms.
 	Spread time.Duration
 	// Origin: the source is no peer but an HTTP origin that only heads read from.
@@ -36,22 +38,22 @@ type Config struct {
 	// Skew gives every node a clock of its own that is up to this much off.
 	Skew time.Duration
 	// Script is what happens when.
-	Script []Step
+	Script []SimStep
 	// Limit ends a run that does not; 0: an hour.
 	Limit time.Duration
 	// Trace, when it is set, is told what the tracker hears and says.
 	Trace func(format string, args ...any)
 }
 
-// Step is something that happens at a time.
-type Step struct {
+// SimStep is something that happens at a time.
+type SimStep struct {
 	At time.Duration
 	Do func(*Sim)
 }
 
 // Sim is one run.
 type Sim struct {
-	Config
+	SimConfig
 	geo     blob.Geometry
 	k       int
 	now     int64
@@ -64,7 +66,7 @@ type Sim struct {
 	cut     func(a, b *node) bool // a partition: nothing passes between them
 	waiting int                   // nodes alive that lack something
 	steps   int                   // of the script, that have not happened
-	res     Result
+	res     SimResult
 }
 
 const (
@@ -84,7 +86,7 @@ const (
 var epoch = time.Unix(1_700_000_000, 0)
 
 // New is a run that has not begun.
-func New(c Config) *Sim {
+func NewSim(c SimConfig) *Sim {
 	if c.Size == 0 {
 		c.Size = 64 << 20
 	}
@@ -107,7 +109,7 @@ func New(c Config) *Sim {
 		c.Limit = time.Hour
 	}
 	s := &Sim{
-		Config: c, geo: blob.GeometryFor(c.Size), k: relay.DefaultStripes,
+		SimConfig: c, geo: blob.GeometryFor(c.Size), k: relay.DefaultStripes,
 		rng: rand.New(rand.NewPCG(c.Seed, 0x9e3779b97f4a7c15)), byID: map[relay.NodeID]*node{},
 	}
 	s.tracker.init(s)
@@ -197,7 +199,7 @@ func (s *Sim) tcpRate(a, b *node) float64 {
 }
 
 // Run goes on until every node that is alive has everything, and returns what came of it.
-func (s *Sim) Run() Result {
+func (s *Sim) Run() SimResult {
 	for len(s.agenda.events) > 0 && (s.waiting > 0 || s.steps > 0) {
 		e := s.agenda.pop()
 		s.now = e.at

@@ -1,4 +1,4 @@
-package simtest
+package swarmtest
 
 // kind says what happens.
 type kind uint8

@@ -1,6 +1,7 @@
-package simtest
+package swarmtest
 
 import (
+	"slices"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -28,9 +29,9 @@ type node struct {
 	picker *relay.Picker
 	conns  []*conn // to those it takes from
 	kids   []*conn // from those that take from it
-	turn   int     // whose turn it is on the uplink
 	busy   bool
-	inFree int64 // when the downlink is free
+	served float64 // of the connection that was served last
+	inFree int64   // when the downlink is free
 
 	fresh      bool // has completed pieces, or anything else, that the tracker does not know
 	introduced bool
@@ -62,8 +63,8 @@ type conn struct {
 	open          bool
 	dead          bool
 	queue         [relay.MaxStripes]ring
-	readyAt       int64 // when the newest request arrives at the parent
-	sending       bool
+	weight        float64 // its share of the uplink, relative to others
+	served        float64 // bytes that it has been sent, by weight
 	rate          float64 // that TCP can carry; 0: unbounded
 	free          int64   // when TCP may send again
 	lastArrival   int64
@@ -149,7 +150,7 @@ func (s *Sim) connect(n *node, to *node) *conn {
 	if c := n.connTo(to.id); c != nil {
 		return c
 	}
-	c := &conn{child: n, parent: to, rate: s.tcpRate(to, n)}
+	c := &conn{child: n, parent: to, rate: s.tcpRate(to, n), weight: 1 + s.Unfair*(2*s.rng.Float64()-1)}
 	n.conns = append(n.conns, c)
 	s.push(3*s.latency(n, to), event{kind: evOpen, conn: c})
 	return c
@@ -212,7 +213,7 @@ func (s *Sim) takeBack(c *conn, k int) {
 	n := c.child
 	for q := &c.queue[k]; q.len() > 0; {
 		r := q.pop()
-		n.lanes[k].again = append(n.lanes[k].again, r)
+		n.lanes[k].putBack(r)
 		n.picker.Dropped(n.clock(), c.parent.id, s.geo.PieceOf(r.first), s.bytes(r))
 	}
 }
@@ -303,6 +304,16 @@ func (s *Sim) fill(n *node) {
 	}
 }
 
+// putBack has a part be asked for again, in the order of the stripe.
+func (l *lane) putBack(q request) {
+	q.bad = false
+	i := len(l.again)
+	for i > 0 && l.again[i-1].first > q.first {
+		i--
+	}
+	l.again = slices.Insert(l.again, i, q)
+}
+
 // front is the first block that is to be asked for.
 func (l *lane) front() uint32 {
 	if len(l.again) > 0 {
@@ -357,7 +368,6 @@ func (s *Sim) askNext(n *node, k int) bool {
 	}
 	n.picker.Asked(n.clock(), c.parent.id, piece, s.bytes(q))
 	c.queue[k].push(q)
-	c.readyAt = s.now + s.latency(n, c.parent)
 	if !c.parent.busy {
 		s.push(s.latency(n, c.parent), event{kind: evKick, who: c.parent.index})
 	}
@@ -404,9 +414,9 @@ func (s *Sim) kick(n *node) {
 		return
 	}
 	soonest := int64(0)
-	for i := range n.kids {
-		at := (n.turn + i) % len(n.kids)
-		c := n.kids[at]
+	var best *conn
+	var lane int
+	for _, c := range n.kids {
 		if c.dead || s.apart(n, c.child) {
 			continue
 		}
@@ -414,35 +424,43 @@ func (s *Sim) kick(n *node) {
 			if c.queue[k].len() == 0 || !n.hasAll(*c.queue[k].front()) {
 				continue
 			}
-			if wait := max(c.free, c.readyAt-2*s.latency(n, c.child)); wait > s.now {
-				if soonest == 0 || wait < soonest {
-					soonest = wait
+			if c.free > s.now {
+				if soonest == 0 || c.free < soonest {
+					soonest = c.free
 				}
 				continue
 			}
-			q := c.queue[k].pop()
-			n.turn, n.busy, c.sending = at+1, true, true
-			bytes := float64(s.bytes(q))
-			took := int64(bytes / n.up * float64(second))
-			if c.rate > 0 {
-				c.free = s.now + int64(bytes/c.rate*float64(second))
+			if c.served < n.served {
+				c.served = n.served // it had nothing to send: that is no credit
 			}
-			if n == s.source {
-				s.res.origin += int64(bytes)
+			if best == nil || c.served < best.served || c == best && c.queue[k].front().first < best.queue[lane].front().first {
+				best, lane = c, k
 			}
-			s.push(took, event{kind: evSent, conn: c, req: q})
-			return
 		}
 	}
-	if soonest > 0 {
-		s.push(soonest-s.now, event{kind: evKick, who: n.index})
+	if best == nil {
+		if soonest > 0 {
+			s.push(soonest-s.now, event{kind: evKick, who: n.index})
+		}
+		return
 	}
+	q := best.queue[lane].pop()
+	bytes := float64(s.bytes(q))
+	n.busy, n.served = true, best.served
+	best.served += bytes / best.weight
+	if best.rate > 0 {
+		best.free = s.now + int64(bytes/best.rate*float64(second))
+	}
+	if n == s.source {
+		s.res.origin += int64(bytes)
+	}
+	s.push(int64(bytes/n.up*float64(second)), event{kind: evSent, conn: best, req: q})
 }
 
 // sent is when the last byte of a part has left.
 func (s *Sim) sent(c *conn, q request) {
 	n := c.parent
-	n.busy, c.sending = false, false
+	n.busy = false
 	if n.alive {
 		q.bad = n.liar
 		at := s.now + s.latency(n, c.child)
@@ -452,6 +470,8 @@ func (s *Sim) sent(c *conn, q request) {
 		at = max(at, c.lastArrival, c.child.inFree+int64(float64(s.bytes(q))/c.child.down*float64(second)))
 		c.lastArrival, c.child.inFree = at, at
 		s.agenda.push(event{at: at, kind: evArrive, conn: c, req: q})
+	} else {
+		c.child.lanes[q.lane].putBack(q)
 	}
 	s.kick(n)
 }
@@ -466,7 +486,7 @@ func (s *Sim) arrive(c *conn, q request) {
 		if !c.dead {
 			s.res.Wasted += int64(s.bytes(q))
 		}
-		n.lanes[q.lane].again = append(n.lanes[q.lane].again, q)
+		n.lanes[q.lane].putBack(q)
 		s.fill(n)
 		return
 	}
@@ -475,7 +495,7 @@ func (s *Sim) arrive(c *conn, q request) {
 	if q.bad {
 		// It does not verify: the sender is blamed, and banned.
 		s.res.Refused += int64(s.bytes(q))
-		n.lanes[q.lane].again = append(n.lanes[q.lane].again, q)
+		n.lanes[q.lane].putBack(q)
 		n.picker.Gone(n.clock(), c.parent.id, relay.Liar)
 		s.drop(c)
 		s.hear(n)

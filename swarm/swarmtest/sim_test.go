@@ -1,4 +1,4 @@
-package simtest
+package swarmtest
 
 import (
 	"flag"
@@ -7,16 +7,16 @@ import (
 
 var seed = flag.Uint64("seed", 1, "seed of the simulations, to repeat one")
 
-func run(t *testing.T, c Config) Result {
+func run(t *testing.T, c SimConfig) SimResult {
 	t.Helper()
 	c.Seed = *seed
-	r := New(c).Run()
+	r := NewSim(c).Run()
 	t.Logf("seed %d: %s", c.Seed, r)
 	return r
 }
 
 func TestCold(t *testing.T) {
 	for _, n := range []int{1, 8, 16, 32, 100} {
-		run(t, Config{Nodes: n})
+		run(t, SimConfig{Nodes: n})
 	}
 }

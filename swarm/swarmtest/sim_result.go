@@ -1,4 +1,4 @@
-package simtest
+package swarmtest
 
 import (
 	"fmt"
@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Result is what came of a run.
-type Result struct {
+// SimResult is what came of a run.
+type SimResult struct {
 	Nodes       int           // that were alive at the end
 	Unfinished  int           // of them
 	Last        time.Duration // when the last one had everything, from the start
@@ -57,7 +57,7 @@ func (s *Sim) finish() {
 }
 
 // String is the result in one line.
-func (r Result) String() string {
+func (r SimResult) String() string {
 	return fmt.Sprintf("%d nodes: last %.2f s = %.3f x bound %.2f s, origin %.3f x, p50 %.2f s, p99/p50 %.2f, tracker %v per node, %d assignments, %d complaints, %.1f MB twice, %.1f MB refused, %d events",
 		r.Nodes, r.Last.Seconds(), r.Last.Seconds()/r.Bound.Seconds(), r.Bound.Seconds(), r.OriginX, r.P50.Seconds(),
 		r.P99.Seconds()/r.P50.Seconds(), (r.CPU / time.Duration(max(1, r.Nodes))).Round(time.Microsecond), r.Assignments, r.Complaints,
