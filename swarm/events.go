@@ -214,6 +214,7 @@ func (e peerHas) apply(l *loop) {
 	e.p.have = e.have
 	e.p.reoffer()
 	l.haveWhole(e.p)
+	l.seekLayers(now())
 	l.wantFrom(e.p)
 	l.dirty = true
 }

@@ -92,6 +92,7 @@ type leafTry struct {
 	hashes []blob.Hash // of all ranges, in order
 	uncles []blob.Hash // of the first range
 	left   int         // ranges that have not come
+	layer  *layerJob   // it asks for a piece layer; nil: for leaves
 }
 
 // newTry decides which hashes to ask for. A piece is a subtree of BlocksPerPiece leaves; the tree of a blob
@@ -169,6 +170,14 @@ func (p *peer) hashesCame(m peerwire.Message) error {
 	if try.left--; try.left > 0 {
 		return nil
 	}
+	if try.layer != nil {
+		err := try.layer.f.acceptLayer(try)
+		if err == nil {
+			p.t.lot.leavesKnown(p.t.layerKey(try.layer.f))
+		}
+		p.t.post(layerCame{try, err})
+		return nil
+	}
 	folded, err := p.t.acceptLeaves(try)
 	if err == nil {
 		for _, pt := range p.t.board.publish(try.piece) {
@@ -185,6 +194,10 @@ func (p *peer) hashesRejected(r peerwire.HashRange) error {
 	try := p.takeTry(r)
 	if try == nil {
 		return fmt.Errorf("%w: reject of hashes that were not asked for", blob.ErrInvalid)
+	}
+	if try.layer != nil {
+		p.t.post(layerCame{try, errRejected})
+		return nil
 	}
 	p.t.post(leavesCame{try, blob.Hash{}, errRejected})
 	return nil

@@ -30,6 +30,9 @@ type loop struct {
 	wholeBytes int64                // memory of the others
 	stingy     bool                 // there is, or was, a peer that rejects hash requests
 
+	layers   []*layerJob // of what is missing of the piece layers
+	layersBy time.Time   // until then the plan waits for them; zero: nobody was there to ask
+
 	relay  relaying
 	upload uplink
 	haves  telling
@@ -58,6 +61,7 @@ func newLoop(t *Torrent) *loop {
 	}
 	copy(l.ours, t.cfg.Store.Pieces())
 	l.trust()
+	l.findLayers()
 	if t.cfg.AwaitPlan > 0 {
 		l.relay.until = now().Add(t.cfg.AwaitPlan)
 	}
@@ -114,7 +118,7 @@ func (l *loop) run() {
 
 // pause is how long until the next tick.
 func (l *loop) pause() time.Duration {
-	if len(l.active) > 0 || len(l.jobs) > 0 || l.queued() || l.haves.due || len(l.relay.leaving) > 0 || l.t.lot.waiting.Load() > 0 {
+	if len(l.active) > 0 || len(l.jobs) > 0 || l.queued() || l.haves.due || len(l.layers) > 0 && len(l.peers) > 0 || len(l.relay.leaving) > 0 || l.t.lot.waiting.Load() > 0 {
 		return tickBusy
 	}
 	if next := l.book.next(); !next.IsZero() {
@@ -180,6 +184,7 @@ func (l *loop) tick() {
 		}
 	}
 	l.relayTick(at)
+	l.seekLayers(at)
 	l.hedge(at)
 	l.hedgeJobs(at)
 	l.dropWholes(at)

@@ -48,6 +48,9 @@ func (l *loop) place(pt *part) (done bool) {
 	if p != nil && !room || p == nil && l.choked(pt) {
 		return false
 	}
+	if p == nil && l.scatter(pt) {
+		return true
+	}
 	if p == nil {
 		l.finish(pt)
 		pt.f.fail(unavailable(pt.run, "no connected peer can deliver"))
@@ -105,11 +108,15 @@ func (l *loop) ask(pt *part, p *peer, planned bool) {
 		pt.counted = true
 		pt.f.placed()
 	}
+	l.askBlocks(pt, p, pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer)), planned)
+}
+
+// askBlocks is ask for some blocks of a part.
+func (l *loop) askBlocks(pt *part, p *peer, blocks []uint32, planned bool) {
 	pt.state = asked
 	pt.asks = append(pt.asks, ask{p, now(), planned})
 	p.parts[pt] = struct{}{}
 	l.active[pt] = struct{}{}
-	blocks := pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer))
 	if planned {
 		l.asked(pt, p, len(blocks))
 	}
@@ -129,6 +136,45 @@ func (l *loop) ask(pt *part, p *peer, planned bool) {
 	case try != nil:
 		p.out.send(func(b []byte) []byte { return p.appendTry(b, try) })
 	}
+}
+
+// scatter asks several peers of ours for the blocks of a part that none has all of: each for what it is expected
+// to deliver first. False: some block nobody has.
+func (l *loop) scatter(pt *part) bool {
+	if !l.t.avail.trusted.has(pt.piece) || pt.f.whole != nil {
+		return false
+	}
+	blocks := pt.absentBlocks(make([]uint32, 0, blob.MaxBuffer))
+	from := make(map[*peer][]uint32)
+	for _, b := range blocks {
+		var best *peer
+		for p := range l.peers {
+			holds := p.offers(pt.piece) || p.ours() && p.holds.has(pt.piece, l.t.geo.bpp, blob.Run{First: b, Count: 1})
+			if p.closing || !holds || pt.wasRefused(p) || pt.f.class > blob.Read && p.chokesBulk(pt.piece) {
+				continue
+			}
+			if n := len(from[p]) + 1; best == nil || p.expect(n, pt.f.class) < best.expect(len(from[best])+1, pt.f.class) {
+				best = p
+			}
+		}
+		if best == nil {
+			return false
+		}
+		from[best] = append(from[best], b)
+	}
+	if len(blocks) == 0 {
+		return false
+	}
+	if !pt.counted {
+		pt.counted = true
+		pt.f.placed()
+	}
+	for p, some := range from {
+		if l.askBlocks(pt, p, some, false); pt.state != asked {
+			return true // its hashes cannot be had
+		}
+	}
+	return true
 }
 
 // unask notes that a peer will not deliver a part; when nobody else was asked it waits for another peer.

@@ -24,7 +24,7 @@ func (t *Torrent) answerHashes(p *peer, r peerwire.HashRange) {
 // only be followed by the next request.
 func (p *peer) hashesAsked(r peerwire.HashRange) {
 	t := p.t
-	if piece, ok := t.leavesOf(r); ok && p.ours() && !t.cfg.Store.PieceComplete(piece) {
+	if piece, ok := t.comingHashes(r); ok && p.ours() {
 		if _, _, known := t.lookup(r); !known && t.lot.parkHashes(piece, hashWait{p, r, now().Add(errandDeadline)}) {
 			if _, _, known := t.lookup(r); known { // they came in between
 				t.lot.leavesKnown(piece)
@@ -35,13 +35,22 @@ func (p *peer) hashesAsked(r peerwire.HashRange) {
 	t.answerHashes(p, r)
 }
 
-// leavesOf is the piece whose leaves a hash request asks for, when it asks for leaves of one piece at all.
-func (t *Torrent) leavesOf(r peerwire.HashRange) (piece uint32, ok bool) {
+// comingHashes says for what a hash request may wait, under which number: the leaves of one piece that is not
+// complete, or the piece layer of a file whose root is known.
+func (t *Torrent) comingHashes(r peerwire.HashRange) (key uint32, ok bool) {
 	f := t.named[r.Root]
-	if f == nil || f.ratio > 1 || r.Base != 0 || r.Index >= f.geo.Blocks() || r.Length > max(2, f.geo.BlocksPerPiece()) {
+	if f == nil || f.ratio > 1 {
 		return 0, false
 	}
-	return f.first + r.Index/f.geo.BlocksPerPiece(), true
+	bpp := f.geo.BlocksPerPiece()
+	switch {
+	case r.Base == 0 && r.Index < f.geo.Blocks() && r.Length <= max(2, bpp):
+		piece := f.first + r.Index/bpp
+		return piece, !t.cfg.Store.PieceComplete(piece)
+	case r.Base > 0 && r.Base == uint32(blob.Layer(bpp)) && !f.root.IsZero() && !f.store.Complete():
+		return t.layerKey(f), true
+	}
+	return 0, false
 }
 
 // lookup finds the hashes of a range, and the uncles above them.

@@ -210,7 +210,7 @@ func (l *loop) parent(pt *part) (*peer, parentVerdict) {
 		return nil, noParent
 	}
 	id, ok := r.picker.From(at, pt.piece)
-	if !ok || !l.t.avail.trusted.has(pt.piece) {
+	if !ok || !l.t.avail.trusted.has(pt.piece) || l.awaitsLayer(pt.piece, at) {
 		return nil, waitForParent
 	}
 	p := l.ids[id]

@@ -367,3 +367,31 @@ func TestRelayWanted(t *testing.T) {
 		}
 	}
 }
+
+// TestRelayRoot: only the root of the blob is known, as from a magnet link. The piece layer travels down the chain
+// as the blocks do, so that each parent can prove what it passes on, and the seeder sends everything once.
+func TestRelayRoot(t *testing.T) {
+	g := blob.GeometryFor(6<<20 + 4)
+	data := swarmtest.Random(g.Size, 37)
+	whole := seed(t, g, data)
+	rooted := func(c *swarm.Config) { c.Root = whole.TreeRoot(); c.Name = c.Root }
+	none := empty(t, g)
+	top := join(t, whole, none, swarm.Options{}, rooted)
+	chain := []*member{top}
+	for range 3 {
+		m := join(t, empty(t, g), none, swarm.Options{}, rooted)
+		m.below(1, []*member{chain[len(chain)-1], top})
+		chain = append(chain, m)
+	}
+	completeAll(t, data, chain[1:]...)
+	if up := top.tor.Stats().Uploaded; up > g.Size+g.Size/50 {
+		t.Errorf("the seeder uploaded %.3f of the blob", float64(up)/float64(g.Size))
+	}
+	for i, m := range chain {
+		for p := range g.Pieces() {
+			if _, trust := m.store.Root(p); trust < blob.Direct {
+				t.Errorf("node %d: root of piece %d is %v", i, p, trust)
+			}
+		}
+	}
+}
