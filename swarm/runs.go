@@ -213,9 +213,19 @@ func (p *peer) receiveRun(pt *part, run blob.Run, n int) error {
 	return nil
 }
 
+// wakeEvery is how many bytes of a payload should have come before its reader wakes up: half a transfer buffer, so
+// that the second half arrives while the first is copied.
+const wakeEvery = blob.MaxBuffer * blockSize / 2
+
 // receiveInto fills the memory of some blocks of a part. last: the part is complete.
 func (p *peer) receiveInto(pt *part, run blob.Run, buf []byte) (last bool, err error) {
+	defer p.prompt.lowAt(1)
 	for got, done := 0, uint32(0); ; {
+		if left := len(buf) - got; left >= wakeEvery {
+			p.prompt.lowAt(wakeEvery)
+		} else {
+			p.prompt.lowAt(1)
+		}
 		n, err := p.rd.Some(buf[got:])
 		got += n
 		whole := uint32(got / blockSize)

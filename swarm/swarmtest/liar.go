@@ -245,7 +245,7 @@ func (l *Liar) answerHashes(c net.Conn, r peerwire.HashRange) error {
 	switch {
 	case l.lies.DeafLeaves:
 		return nil
-	case l.lies.NoLeaves:
+	case l.lies.NoLeaves || r.Base != 0:
 		_, err := c.Write(peerwire.AppendHashReject(nil, r))
 		return err
 	}
