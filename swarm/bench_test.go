@@ -29,12 +29,20 @@ var benchData = sync.OnceValue(func() []byte { return swarmtest.Random(benchGeom
 
 // seederMain seeds until its standard input ends. It prints where, and the CPU time that it took to start.
 func seederMain() {
-	n, err := swarm.NewNode(swarm.Options{Listen: "127.0.0.1:0"})
+	o := swarm.Options{Listen: "127.0.0.1:0"}
+	store := func() *swarmtest.MemStore { return swarmtest.NewSeed(benchGeometry, benchData()) }
+	if at := os.Getenv(listenEnv); at != "" {
+		o.Listen = at
+		store = func() *swarmtest.MemStore {
+			return swarmtest.NewSeed(linkGeometry, swarmtest.Random(linkGeometry.Size, 1))
+		}
+	}
+	n, err := swarm.NewNode(o)
 	if err != nil {
 		panic(err)
 	}
 	defer n.Close()
-	c := swarm.Config{Keys: [][20]byte{key}, Name: name, Store: swarmtest.NewSeed(benchGeometry, benchData())}
+	c := swarm.Config{Keys: [][20]byte{key}, Name: name, Store: store()}
 	if _, err := n.Add(c); err != nil {
 		panic(err)
 	}

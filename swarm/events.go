@@ -302,6 +302,9 @@ func (e peerRejected) apply(l *loop) {
 }
 
 func (e submitted) apply(l *loop) {
+	if e.pt.f.class <= blob.Read {
+		l.t.demanded.Store(now().UnixNano())
+	}
 	l.pending[e.pt.f.class] = append(l.pending[e.pt.f.class], e.pt)
 	l.dirty = true
 }

@@ -48,7 +48,8 @@ type Node struct {
 	listener *net.TCPListener
 	verifier *verifier
 	dht      atomic.Pointer[dhtNode] // nil: none
-	upload   pace.Path               // of torrents that have none of their own
+	yield    *yielder
+	upload   pace.Path // of torrents that have none of their own
 	stop     chan struct{}
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -87,13 +88,14 @@ func NewNode(o Options) (*Node, error) {
 	}
 	n := &Node{
 		opts: o, log: o.Log, listener: ln.(*net.TCPListener), verifier: newVerifier(),
-		stop: make(chan struct{}), torrents: make(map[[20]byte]*Torrent),
+		yield: newYielder(), stop: make(chan struct{}), torrents: make(map[[20]byte]*Torrent),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if o.UploadLimit > 0 {
 		n.upload = pace.Path{new(pace.Group).Bucket(o.UploadLimit)}
 	}
 	n.wg.Go(n.accept)
+	n.wg.Go(func() { n.yield.run(n.stop) })
 	return n, nil
 }
 

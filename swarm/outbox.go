@@ -54,6 +54,7 @@ type outbox struct {
 // job is what the writer sends next, besides small messages: a block for BEP 3, or blocks of a run.
 type job struct {
 	kind    jobKind
+	class   blob.Class
 	request request
 
 	run     *served
@@ -200,10 +201,10 @@ func (o *outbox) next(most uint32) (control []byte, j job, err error) {
 	switch {
 	case o.nextRun(&j, blob.Fault, most), o.nextRun(&j, blob.Read, most):
 	case o.short.len() > 0:
-		j = job{kind: blockJob, request: o.short.pop()}
+		j = job{kind: blockJob, class: blob.Read, request: o.short.pop()}
 	case o.nextRun(&j, blob.Readahead, most):
 	case o.bulk.len() > 0:
-		j = job{kind: blockJob, request: o.bulk.pop()}
+		j = job{kind: blockJob, class: blob.Background, request: o.bulk.pop()}
 	default:
 		o.nextRun(&j, blob.Background, most)
 	}
@@ -217,7 +218,7 @@ func (o *outbox) nextRun(j *job, c blob.Class, most uint32) bool {
 	}
 	s := o.runs[c][0]
 	n := min(most, blob.MaxBuffer, s.ready-s.next)
-	*j = job{kind: runJob, run: s, blocks: blob.Run{First: s.next, Count: n}}
+	*j = job{kind: runJob, class: c, run: s, blocks: blob.Run{First: s.next, Count: n}}
 	s.next += n
 	j.last, j.drained = s.next == s.end, s.next == s.ready
 	if j.drained {

@@ -8,7 +8,7 @@ import (
 	"github.com/pantala/pantala/pace"
 )
 
-// Upload limits. A writer asks for a turn before it takes anything out of its outbox, so that what comes meanwhile
+// Upload limits. A writer asks for its turns before it takes anything out of its outbox, so that what comes meanwhile
 // and is more urgent overtakes: a block that somebody is blocked on never waits for a limit behind bulk.
 
 // uploadPath is what the uploads of a torrent ask along.
@@ -19,30 +19,36 @@ func (t *Torrent) uploadPath() pace.Path {
 	return t.node.upload
 }
 
-// turn waits until what is most urgent in the outbox may be sent; nil: there is nothing, or no limit. Small
+// turns waits until what is most urgent in the outbox may be sent; none: there is nothing, or no limit. Small
 // messages do not wait for it.
-func (p *peer) turn() (*pace.Turn, error) {
-	path := p.t.uploadPath()
-	for path.Limited() {
-		class, any := p.out.urgency()
-		if !any {
-			return nil, nil
+func (p *peer) turns() (turns []*pace.Turn, err error) {
+	own := p.t.uploadPath()
+again:
+	class, any := p.out.urgency()
+	for i, path := range []pace.Path{p.t.node.yield.bulk, own} { // the first is for background only
+		if !any || !path.Limited() || class < blob.Background && i == 0 {
+			continue
 		}
 		n := blockSize
 		if class > blob.Read {
 			n *= int(p.part())
 		}
 		turn := path.Ask(n, class)
+		turns = append(turns, turn)
 		ok, err := p.await(turn, class)
 		if ok {
-			return turn, nil
+			continue
 		}
-		turn.Cancel()
+		for _, t := range turns {
+			t.Cancel()
+		}
+		turns = turns[:0]
 		if err != nil {
 			return nil, err
 		}
+		goto again
 	}
-	return nil, nil
+	return turns, nil
 }
 
 // await waits for a turn, until something more urgent is in the outbox.
@@ -76,16 +82,18 @@ func (p *peer) await(turn *pace.Turn, class blob.Class) (bool, error) {
 	}
 }
 
-// settle pays for what is sent in a turn.
-func (p *peer) settle(turn *pace.Turn, j job) {
-	switch j.kind {
-	case noJob:
-		turn.Cancel() // it was taken back
-	case blockJob:
-		turn.Adjust(int(j.request.length))
-	case runJob:
-		_, n := p.t.geo.extent(j.blocks)
-		turn.Adjust(int(n))
+// settle pays for what is sent in turns.
+func (p *peer) settle(turns []*pace.Turn, j job) {
+	for _, t := range turns {
+		switch j.kind {
+		case noJob:
+			t.Cancel() // it was taken back
+		case blockJob:
+			t.Adjust(int(j.request.length))
+		case runJob:
+			_, n := p.t.geo.extent(j.blocks)
+			t.Adjust(int(n))
+		}
 	}
 }
 
@@ -93,6 +101,9 @@ func (p *peer) settle(turn *pace.Turn, j job) {
 // of a limit that is lower.
 func (p *peer) part() uint32 {
 	n := p.flow.part()
+	if p.t.node.yield.bulk.Limited() {
+		n = min(n, yieldPart)
+	}
 	for _, b := range p.t.uploadPath() {
 		if rate := b.Rate(); rate > 0 {
 			n = min(n, max(1, uint32(min(blob.MaxBuffer, float64(rate)*partTime.Seconds()/blockSize))))

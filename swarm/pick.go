@@ -96,7 +96,7 @@ func (p *peer) room(n int, c blob.Class) bool {
 	if inflight == 0 || c <= blob.Read && inflight+n <= p.queue {
 		return true
 	}
-	return inflight+n <= p.depth()
+	return inflight+n <= p.t.bulkDepth(p.depth(), c)
 }
 
 // ask requests what is missing of a part from a peer, and the leaf hashes of the piece when nobody has been

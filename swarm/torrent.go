@@ -123,6 +123,8 @@ type Torrent struct {
 	down  atomic.Int64
 	up    atomic.Int64
 
+	demanded atomic.Int64 // when somebody was last blocked on a block, unix ns
+
 	uplink   atomic.Int64           // see Uplink
 	relaying atomic.Bool            // there is a plan
 	scheme   atomic.Pointer[scheme] // see Planned

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
 )
 
@@ -17,6 +18,9 @@ const (
 // write is the writer goroutine of a peer.
 func (p *peer) write() {
 	defer p.t.wg.Done()
+	y := p.t.node.yield
+	y.join(p)
+	defer y.leave(p)
 	if err := p.writeAll(); err != nil {
 		p.close("%v", err)
 	}
@@ -25,7 +29,7 @@ func (p *peer) write() {
 func (p *peer) writeAll() error {
 	var renewed time.Time
 	for {
-		turn, err := p.turn()
+		turns, err := p.turns()
 		if err != nil {
 			return err
 		}
@@ -33,8 +37,11 @@ func (p *peer) writeAll() error {
 		if err != nil {
 			return err
 		}
-		if turn != nil {
-			p.settle(turn, j)
+		if j.kind != noJob && j.class <= blob.Read {
+			p.t.node.yield.sentUrgent()
+		}
+		if len(turns) > 0 {
+			p.settle(turns, j)
 			renewed = time.Time{} // it may have taken long
 		}
 		if len(control) == 0 && j.kind == noJob {
