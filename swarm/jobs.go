@@ -14,7 +14,8 @@ type leafJob struct {
 	tried    map[*peer]bool
 	suspects []suspect
 	disputed bool
-	waits    bool // asked together with a run that may wait
+	waits    bool      // asked together with a run that may wait
+	idle     time.Time // when its last try ended, of one that waits
 }
 
 // leavesFor makes sure that the leaves of a part's piece are known or asked for. It returns a try that is to
@@ -139,6 +140,11 @@ func (l *loop) continueJob(job *leafJob) {
 		delete(l.jobs, job.piece)
 		return
 	}
+	if job.waits && !job.disputed {
+		// Whoever is to pass the blocks on gets the hashes as well: see hedgeJobs.
+		job.idle = now()
+		return
+	}
 	if p := l.bestForLeaves(job); p != nil && !job.disputed {
 		l.send(l.try(job, p))
 		return
@@ -193,6 +199,10 @@ func (l *loop) bestForLeaves(job *leafJob) (best *peer) {
 func (l *loop) hedgeJobs(at time.Time) {
 	for _, job := range l.jobs {
 		n := len(job.tries)
+		if n == 0 && job.waits && at.Sub(job.idle) >= hedgeAfter {
+			l.resumeJob(job)
+			continue
+		}
 		if n == 0 || at.Sub(job.tries[n-1].at) < 2*hedgeAfter {
 			continue
 		}
@@ -205,6 +215,30 @@ func (l *loop) hedgeJobs(at time.Time) {
 			l.failJob(job, nil) // who wants the piece again starts over
 		}
 	}
+}
+
+// resumeJob asks for the leaves of a piece once more: whoever was asked for its blocks, or anybody.
+func (l *loop) resumeJob(job *leafJob) {
+	job.tried = make(map[*peer]bool)
+	wanted := false
+	for pt := range l.active {
+		if pt.piece != job.piece {
+			continue
+		}
+		wanted = true
+		for _, a := range pt.asks {
+			if a.p.v2 && !a.p.closing && !l.t.board.awaited(job.piece) {
+				l.send(l.try(job, a.p))
+				return
+			}
+		}
+	}
+	if !wanted {
+		delete(l.jobs, job.piece)
+		return
+	}
+	job.waits = false
+	l.continueJob(job)
 }
 
 // abandonTries takes back what a peer that is gone was asked for.

@@ -1,6 +1,8 @@
 package swarm
 
 import (
+	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -39,8 +41,9 @@ type relaying struct {
 	geo     blob.Geometry
 	a       relay.Assignment
 	parents map[relay.NodeID]bool
-	leaving map[relay.NodeID]time.Time  // connections that ended young, and when they count as lost
-	until   time.Time                   // bulk waits for the first assignment until then
+	leaving map[relay.NodeID]time.Time // connections that ended young, and when they count as lost
+	until   time.Time                  // bulk waits for the first assignment until then
+	logged  time.Time
 	offered bool                        // peers told of blocks since the last tick
 	came    [relay.MaxStripes]time.Time // when something came last
 }
@@ -306,6 +309,40 @@ func (l *loop) relayTick(at time.Time) {
 	r.picker.Tick(at)
 	l.publishScheme()
 	l.complain()
+	if at.Sub(r.logged) >= time.Second && r.a.Stripes > 0 {
+		r.logged = at
+		l.logRelay(at)
+	}
+}
+
+// logRelay tells people who look for what holds a plan up.
+func (l *loop) logRelay(at time.Time) {
+	r := &l.relay
+	if !l.t.log.Enabled(l.t.ctx, slog.LevelDebug) {
+		return
+	}
+	waitingParts, full := 0, 0
+	for _, pt := range l.pending[blob.Background] {
+		if pt.state == queued {
+			waitingParts++
+		}
+	}
+	for pt := range l.active {
+		if !pt.waits() {
+			full++
+		}
+	}
+	for s := range r.a.Stripes {
+		id, ok := r.picker.From(at, uint32(s)*relay.Unit(r.geo))
+		var inflight, waiting int32
+		var down int64
+		if p := l.ids[id]; p != nil {
+			inflight, waiting, down = p.inflight.Load(), p.waiting.Load(), p.down.Load()
+		}
+		l.t.log.Debug("relay", "stripe", s, "from", fmt.Sprintf("%x", id[16:]), "ok", ok, "planned", r.picker.Planned(uint32(s)*relay.Unit(r.geo)),
+			"inflight", inflight, "waiting", waiting, "room", r.picker.Room(id), "part", r.picker.Part(id), "down", down, "silent", at.Sub(r.came[s]).Round(time.Millisecond),
+			"queued", waitingParts, "active", len(l.active), "full", full, "jobs", len(l.jobs), "layers", len(l.layers), "parked", l.t.Parked(), "uplink", l.t.Uplink())
+	}
 }
 
 // complain passes on what is to be told to the tracker.
