@@ -165,12 +165,13 @@ func (f *front) drop(c net.Conn, handed bool) {
 	}
 }
 
-// refuse answers a connection too many.
+// refuse answers a connection too many. It no longer counts as open: else those who are refused, and come again,
+// would keep everybody out.
 func (f *front) refuse(c net.Conn) {
+	f.open.Add(-1)
 	f.s.refused.Add(1)
 	if f.lingers.Add(1) > maxLingers {
 		f.lingers.Add(-1)
-		f.open.Add(-1)
 		c.Close()
 		return
 	}
@@ -185,7 +186,6 @@ func (f *front) refuse(c net.Conn) {
 		}
 		c.Close()
 		f.lingers.Add(-1)
-		f.open.Add(-1)
 	})
 }
 
