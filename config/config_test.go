@@ -146,7 +146,7 @@ func TestRefused(t *testing.T) {
 		{"too little memory", "memory: 1000", "", [2]string{}, []string{"at least 1.0 MiB"}},
 		{"fill", "", "PANTALA_FILL=always", [2]string{}, []string{"PANTALA_FILL", "never, idle, eager"}},
 		{"bool", "strict: perhaps", "", [2]string{}, []string{"neither true nor false"}},
-		{"tracker", "", "", [2]string{"tracker", "udp://a:1"}, []string{"flag --tracker", "http://HOST:PORT/announce"}},
+		{"tracker", "", "", [2]string{"tracker", "ftp://a:1"}, []string{"flag --tracker", "http://HOST:PORT/announce"}},
 		{"log level", "log-level: loud", "", [2]string{}, []string{"debug, info"}},
 		{"bad value below a good one", "fill: x", "PANTALA_FILL=idle", [2]string{}, []string{"config.yaml: fill"}},
 		{"not YAML", "a: [", "", [2]string{}, []string{"config.yaml"}},

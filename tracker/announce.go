@@ -180,9 +180,7 @@ func parseAnnounce(query, room []byte, r *announceRequest) error {
 		case "compact":
 			r.compact = string(v) != "0"
 		case "key":
-			if len(v) > 0 {
-				r.secret = uint32(maphash.Bytes(idSeed, v)) | 1
-			}
+			r.secret = secretOf(v)
 		case "ip":
 			if len(v) <= 45 { // what an IPv6 address takes as text at most; names are passed over
 				r.ip, _ = netip.ParseAddr(string(v))
@@ -194,6 +192,18 @@ func parseAnnounce(query, room []byte, r *announceRequest) error {
 		err = fmt.Errorf("%w: announce needs info_hash, peer_id and port", blob.ErrInvalid)
 	}
 	return err
+}
+
+// secretOf makes a number of a "key". What is one in hexadecimal stays what it is: over UDP the same client says it in
+// binary.
+func secretOf(v []byte) (n uint32) {
+	for _, c := range v {
+		if hexDigit[c] > 15 || len(v) > 8 {
+			return uint32(maphash.Bytes(idSeed, v)) | 1
+		}
+		n = n<<4 | uint32(hexDigit[c])
+	}
+	return n
 }
 
 // append writes the reply to an announce behind b: compact as BEP 23 and BEP 7 say, else as a list of
@@ -279,8 +289,12 @@ func (r *announceReply) addCompact(raw []byte, size int) error {
 	if err != nil {
 		return err
 	}
+	return r.addAddresses(s, size)
+}
+
+func (r *announceReply) addAddresses(s []byte, size int) error {
 	if len(s)%(size+2) != 0 {
-		return malformed("compact peers of uneven length", raw)
+		return malformed("compact peers of uneven length", s)
 	}
 	for ; len(s) > 0; s = s[size+2:] {
 		ip, _ := netip.AddrFromSlice(s[:size])

@@ -33,8 +33,11 @@ func parseEndpoint(raw string) (endpoint, error) {
 		return endpoint{}, fmt.Errorf("%w: a tracker URL cannot be parsed: write it as http://HOST:PORT/announce", blob.ErrInvalid)
 	}
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return endpoint{}, fmt.Errorf("%w: tracker %s: only http:// and https:// trackers are supported: write it as http://HOST:PORT/announce", blob.ErrInvalid, shown.String())
+	if u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "udp" || u.Hostname() == "" {
+		return endpoint{}, fmt.Errorf("%w: tracker %s: only http://, https:// and udp:// trackers are supported: write it as http://HOST:PORT/announce", blob.ErrInvalid, shown.String())
+	}
+	if n, err := strconv.ParseUint(u.Port(), 10, 16); u.Scheme == "udp" && (err != nil || n == 0) {
+		return endpoint{}, fmt.Errorf("%w: tracker %s: a udp:// tracker has a port: write it as udp://HOST:PORT", blob.ErrInvalid, shown.String())
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path, u.RawPath = "/announce", ""
@@ -51,6 +54,9 @@ var errNoPlan = errors.New("tracker does not plan")
 
 // exchange sends one plan request and reads the reply, within its wait and exchangeLimit.
 func (s *Session) exchange(ctx context.Context, e endpoint, q *planRequest) (*planReply, error) {
+	if e.announce.Scheme == "udp" {
+		return nil, errNoPlan
+	}
 	ctx, cancel := context.WithTimeout(ctx, q.wait+exchangeLimit)
 	defer cancel()
 	body := q.append(make([]byte, 0, 512+len(q.have)*runLen+len(q.roots)*rootLen))
@@ -126,7 +132,7 @@ func (s *Session) announceOnly(ctx context.Context, e endpoint, plain map[string
 		cancel()
 		scout.Wait()
 	}()
-	event := "started"
+	event := started
 	told := map[netip.AddrPort]bool{}
 	whole := s.left() == 0
 	for {
@@ -134,7 +140,7 @@ func (s *Session) announceOnly(ctx context.Context, e endpoint, plain map[string
 		if err != nil {
 			return answeredOnce, err
 		}
-		answeredOnce, event = true, ""
+		answeredOnce, event = true, none
 		s.mu.Lock()
 		s.status.URL, s.status.LastError, s.status.LastReply = e.shown, "", time.Now()
 		s.status.Exchanges++
@@ -169,13 +175,13 @@ func (s *Session) announceOnly(ctx context.Context, e endpoint, plain map[string
 		if err != nil {
 			bye, cancel := context.WithTimeout(context.Background(), stopLimit)
 			defer cancel()
-			if _, err := s.announce(bye, e, "stopped"); err != nil {
+			if _, err := s.announce(bye, e, stopped); err != nil {
 				s.log.Debug("tracker was not told that we leave; it will find out", "tracker", e.shown, "err", err)
 			}
 			return true, err
 		}
 		if !whole && s.left() == 0 {
-			whole, event = true, "completed"
+			whole, event = true, completed
 		}
 	}
 }
@@ -192,17 +198,20 @@ func (s *Session) left() int64 {
 }
 
 // announce performs one BEP 3 announce.
-func (s *Session) announce(ctx context.Context, e endpoint, event string) (*announceReply, error) {
+func (s *Session) announce(ctx context.Context, e endpoint, event event) (*announceReply, error) {
+	if e.announce.Scheme == "udp" {
+		return s.announceUDP(ctx, e, event)
+	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeLimit)
 	defer cancel()
 	var q strings.Builder
 	if q.WriteString(e.announce.RawQuery); q.Len() > 0 {
 		q.WriteByte('&') // a passkey of a private tracker
 	}
-	fmt.Fprintf(&q, "info_hash=%s&peer_id=%s&port=%d&uploaded=0&downloaded=0&left=%d&compact=1&numwant=50",
-		percent(s.o.Key[:]), percent(s.o.PeerID[:]), s.o.Port, s.left())
-	if event != "" {
-		q.WriteString("&event=" + event)
+	fmt.Fprintf(&q, "info_hash=%s&peer_id=%s&port=%d&uploaded=0&downloaded=0&left=%d&compact=1&numwant=50&key=%08x",
+		percent(s.o.Key[:]), percent(s.o.PeerID[:]), s.o.Port, s.left(), s.secret)
+	if event != none {
+		q.WriteString("&event=" + eventNames[event])
 	}
 	if s.o.IP != "" {
 		q.WriteString("&ip=" + url.QueryEscape(s.o.IP))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -57,7 +58,7 @@ func (s State) String() string {
 
 // SessionOptions configures a Session. Key, PeerID, Geometry and Store are required.
 type SessionOptions struct {
-	// Trackers are announce URLs ("http://host:port/announce"; a bare "http://host:port" gets /announce), or
+	// Trackers are announce URLs ("http://host:port/announce"; a bare "http://host:port" gets /announce; udp://host:port is asked for peers only), or
 	// srv:NAME for those that DNS names. One is used at a time: see directory.go.
 	Trackers []string
 	Others   []string  // trackers to use when none of Trackers answers
@@ -135,6 +136,8 @@ type Session struct {
 	dropped            map[uint32]bool // disputed pieces that have been dropped
 	retell             []uint32        // pieces whose root contradicts the tracker's
 	backlog            []*planRequest  // the rest of a full report
+	links              [2]udpLink      // to the UDP tracker in use, over IPv4 and IPv6
+	secret             uint32          // proves to trackers that we are who we were when our address changes
 }
 
 // view is an immutable answer to State, Mine and Held.
@@ -189,6 +192,7 @@ func NewSession(o SessionOptions) *Session {
 		kick: make(chan struct{}, 1), first: make(chan struct{}), cancel: cancel,
 		// A restarted process that keeps its peer id goes on above what the tracker has seen.
 		seq: time.Now().UnixMicro(), dropped: map[uint32]bool{},
+		secret: rand.Uint32() | 1,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -571,7 +571,7 @@ func TestForeignTracker(t *testing.T) {
 
 func TestNoTracker(t *testing.T) {
 	for _, c := range []struct{ url, want string }{
-		{"udp://t:1/announce", "only http"},
+		{"ftp://t:1/announce", "only http"},
 		{"http://user:secret@[bad/announce", "cannot be parsed"},
 		{"t:7700", ""},
 	} {

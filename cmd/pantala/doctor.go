@@ -21,6 +21,7 @@ import (
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/tracker"
 )
 
 const doctorLong = `Look at everything that pantala needs on this machine, and say what to do about what is missing.
@@ -228,9 +229,16 @@ func checkTracker(ctx context.Context, announce string) check {
 	if err != nil {
 		return check{"tracker", "fail", err.Error(), "name it by http://HOST:PORT/announce"}
 	}
-	u.Path, u.RawQuery = strings.TrimSuffix(u.Path, "/announce")+"/healthz", ""
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	if u.Scheme == "udp" {
+		start := time.Now()
+		if err := tracker.PingUDP(ctx, announce); err != nil {
+			return check{"tracker", "fail", err.Error(), "check the address; reads go on without it"}
+		}
+		return check{"tracker", "ok", fmt.Sprintf("%s answers after %v", u.Host, time.Since(start).Round(100*time.Microsecond)), ""}
+	}
+	u.Path, u.RawQuery = strings.TrimSuffix(u.Path, "/announce")+"/healthz", ""
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return check{"tracker", "fail", err.Error(), "name it by http://HOST:PORT/announce"}
