@@ -73,6 +73,7 @@ var fence = []struct {
 	{"golang.org/x/net", []string{"origin"}, nil, "HTTP beyond the standard library belongs to origin"},
 	{"golang.org/x/sync", []string{"origin", "swarm", "fetch", "tracker", "blockio", "node", "e2e", "bench"}, nil, "plain helpers, but blob and mmap need none"},
 	{"golang.org/x/time", []string{"origin", "swarm", "fetch", "tracker"}, nil, "rates are limited where bytes move"},
+	{"github.com/redis/rueidis", []string{"tracker"}, nil, "trackers share their state through Redis or Valkey; nothing else keeps state outside of this machine"},
 	{"github.com/google/go-cmp", nil, []string{"*"}, "compares in tests"},
 	{"pgregory.net/rapid", nil, []string{"*"}, "property tests"},
 	{"go.uber.org/goleak", nil, []string{"*"}, "finds leaked goroutines in tests"},

@@ -3,6 +3,7 @@
 #   fuse         /dev/fuse, and root or fusermount3    nginx       the origin of the tests
 #   fusermount   fusermount3, also for root            libtorrent  a foreign BitTorrent client
 #   race         a C compiler, for go test -race
+#   redis        redis-server or valkey-server: state that trackers share
 # Exit status 1 when something is missing.
 set -u
 missing=0
@@ -30,6 +31,9 @@ for need in "$@"; do
 		;;
 	nginx)
 		command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || lack nginx "apt-get install nginx-light"
+		;;
+	redis)
+		command -v redis-server >/dev/null || command -v valkey-server >/dev/null || lack redis-server "apt-get install redis-server"
 		;;
 	race)
 		command -v "${CC:-gcc}" >/dev/null || lack "${CC:-gcc}" "apt-get install gcc libc6-dev (the race detector needs cgo)"

@@ -85,6 +85,9 @@ func (s *swarm) dispute(i uint32) {
 	delete(s.roots, i)
 	delete(s.pending, i)
 	s.disputed[i] = true
+	if s.abroad != nil && s.abroad.joined {
+		s.abroad.disputes = append(s.abroad.disputes, i)
+	}
 	s.poisoned = len(s.disputed) > maxDisputed
 	if l := s.leases[i]; l != nil {
 		s.end(l)

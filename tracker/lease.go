@@ -54,6 +54,7 @@ type lease struct {
 	wanted  time.Time // when the wish last contained it, as far as expire has seen
 	urgent  bool      // was granted because somebody is blocked
 	stale   bool
+	waits   bool     // to be confirmed by the shared store: the holder has not been told
 	former  []peerID // whom it was taken from; they may still report a root
 }
 
@@ -85,7 +86,7 @@ func (s *swarm) wish(now time.Time, n *node, w wish) {
 
 // assign gives n what is free of its wish.
 func (s *swarm) assign(now time.Time, n *node) {
-	if n.idle() || s.seeds > 0 && !n.starved {
+	if n.idle() || s.wholeThere() && !n.starved {
 		return
 	}
 	s.assignRuns(now, n, n.reading, int(max(maxReadBytes/s.geometry.PieceLength, 2))-len(n.leases), false)
@@ -146,6 +147,7 @@ func (s *swarm) grant(now time.Time, n *node, i uint32, urgent bool) {
 		s.tell(old.holder, true)
 	}
 	s.leases[i], n.leases[i] = l, l
+	s.publish(l)
 	s.granted++
 	s.touched = append(s.touched, i)
 	s.refresh(i)
@@ -157,6 +159,7 @@ func (s *swarm) grant(now time.Time, n *node, i uint32, urgent bool) {
 func (s *swarm) end(l *lease) {
 	delete(s.leases, l.piece)
 	delete(l.holder.leases, l.piece)
+	s.withdraw(l)
 	s.touched = append(s.touched, l.piece)
 	s.promote(l.piece)
 	s.refresh(l.piece)
@@ -210,7 +213,10 @@ func (n *node) busy() bool {
 }
 
 // isThere reports whether some node has piece i.
-func (s *swarm) isThere(i uint32) bool { return s.seeds > 0 || s.available.at(i) > 0 }
+func (s *swarm) isThere(i uint32) bool {
+	has, _ := s.abroadHas(i)
+	return s.wholeThere() || s.available.at(i) > 0 || has
+}
 
 // alive is the last sign that l is of use.
 func (s *swarm) alive(l *lease) time.Time {
@@ -302,7 +308,7 @@ func (s *swarm) heldFrom(n *node) []blob.Run {
 	if planned {
 		from = s.taken
 	}
-	if len(s.leases) == len(n.leases) && !planned || n.idle() || n.member.seed {
+	if len(s.leases) == len(n.leases) && !planned && s.strange() == 0 || n.idle() || n.member.seed {
 		return nil
 	}
 	first, end := s.pieces, uint32(0)

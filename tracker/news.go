@@ -39,12 +39,14 @@ func (s *swarm) drain() []*node {
 func (s *swarm) reply(n *node) *planReply {
 	r := &planReply{
 		epoch: s.epoch, gen: s.gen, log: n.toldLog, interval: s.interval, ttl: s.leaseFor,
-		nodes: int64(len(s.nodes)), solo: len(s.nodes) == 1,
+		nodes: int64(len(s.nodes) + s.strange()), solo: len(s.nodes) == 1 && s.strange() == 0,
 		held: s.heldFrom(n), pace: s.pace(), place: s.newPlace(n),
 	}
 	mine := make([]uint32, 0, len(n.leases))
-	for i := range n.leases {
-		mine = append(mine, i)
+	for i, l := range n.leases {
+		if !l.waits {
+			mine = append(mine, i)
+		}
 	}
 	slices.Sort(mine)
 	r.lease = runsOf(mine)

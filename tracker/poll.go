@@ -39,6 +39,9 @@ func (s *Server) servePlan(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	if s.commons != nil && !q.stop {
+		s.commons.ready(r.Context(), q.key)
+	}
 	room := s.room(q.key, !q.stop)
 	if room == nil && !q.stop {
 		refuse(w, http.StatusServiceUnavailable, errFull.Error())

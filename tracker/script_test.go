@@ -710,10 +710,11 @@ func check(s *swarm) error {
 		if int(s.available.at(i)) != counts[i] {
 			return fmt.Errorf("piece %d is had by %d, counted %d", i, counts[i], s.available.at(i))
 		}
-		if want := counts[i] > 0 || s.disputed[i] || l != nil && !l.stale; s.taken.has(i) != want {
+		has, leased := s.abroadHas(i)
+		if want := counts[i] > 0 || has || leased || s.disputed[i] || l != nil && !l.stale; s.taken.has(i) != want {
 			return fmt.Errorf("piece %d: taken %v, should be %v", i, s.taken.has(i), want)
 		}
-		if s.leased.has(i) != (l != nil && !l.stale) {
+		if s.leased.has(i) != (leased || l != nil && !l.stale) {
 			return fmt.Errorf("piece %d: leased %v", i, s.leased.has(i))
 		}
 		if _, ok := s.roots[i]; ok && s.disputed[i] {

@@ -23,6 +23,7 @@ type ServerOptions struct {
 	Log              *slog.Logger  // nil: discard
 	MaxPeersPerReply int           // default 50 (what BEP 3 clients ask for when they ask for nothing)
 	MaxConns         int           // of HTTP, for each Serve; default 8192
+	State            *StateURL     // where trackers share what they know; nil: nowhere, all is in memory
 	MaxPeers         int           // that do not plan, of all swarms; more are refused. Default 2 Mi, 150 B each
 }
 
@@ -39,6 +40,7 @@ type Server struct {
 	// makePlanner makes the planner of a swarm; nil: none plans.
 	makePlanner func(blob.Geometry) planner
 	janitor     sync.WaitGroup
+	commons     *commons // nil: no state is shared
 
 	announces, plans, refused atomic.Int64
 
@@ -56,7 +58,8 @@ type room struct {
 	mu      sync.Mutex // guards everything below; never held over I/O
 	swarm   *swarm
 	waiting map[*node]*waiter
-	gone    bool // was dropped from the server: look again
+	heat    func() // the swarm has something for the shared state; nil: none is shared
+	gone    bool   // was dropped from the server: look again
 }
 
 // waiter is one long poll. The channels have room for one.
@@ -90,6 +93,9 @@ func NewServer(o ServerOptions) *Server {
 		makePlanner: newPlanner,
 	}
 	s.plain = newPlainStore(s.began, 2*s.interval, o.MaxPeers)
+	if o.State != nil {
+		s.commons = newCommons(s, o.State)
+	}
 	s.janitor.Go(s.clean)
 	return s
 }
@@ -105,6 +111,9 @@ func (s *Server) Close() {
 		close(s.closing)
 	}
 	s.janitor.Wait()
+	if s.commons != nil {
+		s.commons.close()
+	}
 }
 
 // clean runs the clock of all swarms. Eight times per lease is fine enough: a stalled lease moves after at most
@@ -127,6 +136,9 @@ func (s *Server) clean() {
 				s.mu.Lock()
 				delete(s.rooms, k)
 				s.mu.Unlock()
+				if s.commons != nil {
+					s.commons.forget(k)
+				}
 			}
 		}
 	}
@@ -146,6 +158,9 @@ func (r *room) tick(now time.Time, keep time.Duration) bool {
 
 // wake lets the polls go that have something to tell. Needs mu.
 func (r *room) wake() {
+	if a := r.swarm.abroad; a != nil && len(a.asked)+len(a.ended) > 0 {
+		r.heat()
+	}
 	for _, n := range r.swarm.drain() {
 		w := r.waiting[n]
 		if w == nil {
@@ -196,6 +211,10 @@ func (s *Server) makeRoom(k key) *room {
 		r = &room{swarm: newSwarm(s.rules, newEpoch(), time.Now()), waiting: map[*node]*waiter{}}
 		r.swarm.makePlanner = s.makePlanner
 		r.swarm.outside = func(limit int) []stranger { return s.plain.sample(&k, limit) }
+		if s.commons != nil {
+			r.swarm.abroad = newAbroad()
+			r.heat = func() { s.commons.heat(k) }
+		}
 		s.rooms[k] = r
 	}
 	return r

@@ -26,6 +26,12 @@ func (s *swarm) stranger(now time.Time, p planPeer, seed, fresh bool) {
 		return
 	}
 	s.gen++
+	s.meetOne(now, p, seed, fresh)
+	s.settle(now)
+}
+
+// meetOne is stranger inside a step.
+func (s *swarm) meetOne(now time.Time, p planPeer, seed, fresh bool) {
 	if seed {
 		s.source(now, p)
 	} else {
@@ -41,11 +47,15 @@ func (s *swarm) stranger(now time.Time, p planPeer, seed, fresh bool) {
 			s.tell(n, false)
 		}
 	}
-	s.settle(now)
 }
 
 // meet takes in the plain seeds that were there before the first node came.
 func (s *swarm) meet(now time.Time) {
+	if s.abroad != nil && len(s.nodes) == 1 {
+		for _, f := range s.abroad.nodes {
+			s.introduce(now, f, true)
+		}
+	}
 	if s.outside == nil {
 		return
 	}

@@ -104,6 +104,7 @@ type swarm struct {
 	askedUntil time.Time // when its answer no longer matters
 	claims
 	trees
+	abroad *abroad // nil: no other tracker shares its state with this one
 
 	freed   bool     // this step made pieces free: somebody else may want them
 	touched []uint32 // pieces whose lease came or went in this step
@@ -149,6 +150,9 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 	}
 	n := m.plan
 	m.seen = now
+	if r.full || len(r.have) > 0 || r.want && n.about != r.about {
+		s.note(m.id)
+	}
 	n.toldGen, n.toldLog = min(r.gen, s.gen-1), min(r.log, int64(len(s.log)))
 	n.toldTree = r.tree
 	if r.epoch != s.epoch {
@@ -192,6 +196,7 @@ func (s *swarm) reset(g blob.Geometry) {
 	s.taken, s.leased = newBitmap(s.pieces), newBitmap(s.pieces)
 	s.available = newCounters(s.pieces)
 	s.leases, s.claims, s.patience, s.usual = map[uint32]*lease{}, newClaims(), s.leaseFor, 0
+	s.recount()
 }
 
 // join adds a node, or gives one that was here a new address.
@@ -209,11 +214,15 @@ func (s *swarm) join(now time.Time, id peerID, addr netip.AddrPort) (*member, er
 	}
 	m.addr, m.seen = addr, now
 	m.joined, s.newest = s.gen, s.gen
+	s.note(id)
 	if !known {
 		m.plan = &node{member: m, leases: map[uint32]*lease{}, have: newBitmap(s.pieces), progress: now, fed: now}
 		s.own(m, s.pieces == 0)
 		s.nodes = append(s.nodes, m.plan)
 		s.sourceGone(now, &id)
+		if s.abroad != nil {
+			s.unhear(now, id)
+		}
 		s.meet(now)
 		if len(s.nodes) == 2 {
 			s.ask(now, s.nodes[0])
@@ -264,6 +273,7 @@ func (s *swarm) remove(now time.Time, m *member) {
 	s.members[m.slot], last.slot = last, m.slot
 	s.members = s.members[:len(s.members)-1]
 	delete(s.byID, m.id)
+	s.note(m.id)
 	if len(s.members) == 0 {
 		s.strangers, s.sources, s.emptied = nil, nil, now
 	}
@@ -346,8 +356,9 @@ func (s *swarm) own(m *member, all bool) {
 // refresh restores the invariant of taken for piece i.
 func (s *swarm) refresh(i uint32) {
 	l := s.leases[i]
-	s.taken.put(i, s.available.at(i) > 0 || s.disputed[i] || l != nil && !l.stale)
-	s.leased.put(i, l != nil && !l.stale)
+	has, leased := s.abroadHas(i)
+	s.taken.put(i, s.available.at(i) > 0 || has || leased || s.disputed[i] || l != nil && !l.stale)
+	s.leased.put(i, leased || l != nil && !l.stale)
 }
 
 // tick does what the clock demands: ends leases without progress, removes the dead.
@@ -361,6 +372,7 @@ func (s *swarm) tick(now time.Time) {
 		}
 	}
 	s.sourcesGone(now)
+	s.travel(now)
 	s.expire(now)
 	if s.planner != nil {
 		s.planner.Tick(now)

@@ -231,7 +231,7 @@ func (s *swarm) grow(now time.Time) {
 			}
 		}
 	}
-	byOrigin := s.seeds == 0 && len(s.sources) == 0 && s.origins > 0
+	byOrigin := !s.wholeThere() && len(s.sources) == 0 && s.origins > 0
 	if byOrigin != s.byOrigin {
 		s.byOrigin = byOrigin
 		s.planner.OriginIsSource(byOrigin)

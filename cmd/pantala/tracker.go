@@ -23,15 +23,22 @@ from the origin among themselves. Any BitTorrent client may announce to it, too,
 over HTTP and UDP.
 
 It keeps its state in memory: after a restart, nodes tell it again what they have. Reads go on while
-it is away.`
+it is away.
+
+Several trackers: give all nodes the same list (--tracker A,B, or srv:_pantala._tcp.example.com), and
+each swarm meets at one of them, and at another while that is away. With --state redis://… (Redis 6.2
+or Valkey) they also share what they know, so that nodes of one swarm find each other, and read
+everything once, whichever tracker they reach. When that store is away they go on from memory, and
+say so in the log and in /stats. Whoever can list processes sees its password.`
 
 const trackerExample = `  pantala tracker --listen 10.0.0.1:7700
+  pantala tracker --listen 10.0.0.1:7700 --state redis://10.0.0.9:6379/0
   pantala mount --tracker http://10.0.0.1:7700/announce --listen 10.0.0.2:6881 https://host/model.bin /mnt/model`
 
 func (a *app) trackerCommand() *cobra.Command {
 	var interval, lease time.Duration
 	var peers int
-	var udp string
+	var udp, state string
 	c := &cobra.Command{
 		Use:     "tracker",
 		Short:   "Run a tracker in the foreground",
@@ -53,13 +60,19 @@ func (a *app) trackerCommand() *cobra.Command {
 			if peers <= 0 {
 				return usagef("--max-peers must be more than zero")
 			}
-			log := a.logger(a.stderr, conf.LogLevel)
-			return a.track(c.Context(), conf.Listen, udp, tracker.ServerOptions{Interval: interval, LeaseFor: lease, MaxPeers: peers, Log: log})
+			o := tracker.ServerOptions{Interval: interval, LeaseFor: lease, MaxPeers: peers, Log: a.logger(a.stderr, conf.LogLevel)}
+			if state != "" && state != "memory" {
+				if o.State, err = tracker.ParseStateURL(state); err != nil {
+					return usagef("--state: %w", err)
+				}
+			}
+			return a.track(c.Context(), conf.Listen, udp, o)
 		},
 	}
 	c.Flags().DurationVar(&interval, "interval", 30*time.Second, "how often peers announce themselves")
 	c.Flags().DurationVar(&lease, "lease", 2*time.Second, "how long a node may stand still with what it reads from the origin for others")
 	c.Flags().StringVar(&udp, "udp", "", "where to answer BitTorrent clients over UDP: HOST:PORT, or off (default as --listen)")
+	c.Flags().StringVar(&state, "state", "memory", "where trackers share what they know: redis://[user:password@]host:port/0, rediss:// for TLS, or memory")
 	c.Flags().IntVar(&peers, "max-peers", 2<<20, "how many peers that are not ours are kept, about 100 bytes each; more are refused")
 	return c
 }
