@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/relay"
 )
 
 // rules are what the operator decides.
@@ -286,6 +287,7 @@ func (s *swarm) complete(now time.Time, n *node, i uint32) {
 	}
 	n.have.put(i, true)
 	n.had++
+	n.got[relay.Stripe(s.geometry, i, stripes)]++
 	s.available.add(i, 1)
 	n.fed = now
 	l := s.leases[i]
@@ -329,7 +331,7 @@ func (s *swarm) forget(n *node) {
 		}
 		clear(n.have)
 	}
-	n.had, n.marks = 0, [stripes]uint32{}
+	n.had, n.got, n.marks = 0, [stripes]uint32{}, [stripes]uint32{}
 	s.freed = true
 }
 

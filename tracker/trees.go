@@ -90,10 +90,12 @@ type trees struct {
 // branch is what a node has to do with the trees.
 type branch struct {
 	about
+	got      [stripes]uint32    // how many pieces of the stripe it has; not counted when it has everything
 	marks    [stripes]uint32    // all pieces of the stripe below are complete
-	known    [stripes]uint32    // marks, as the planner knows them
+	filled   [stripes]time.Time // when its mark last grew
+	known    [stripes]uint32    // what the planner was told, see reached
 	shown    [stripes]uint32    // of a head: one more than the mark at which it was told who has the piece there
-	moved    [stripes]time.Time // when its mark last grew
+	moved    [stripes]time.Time // when it last completed a piece of the stripe
 	assigned relay.Assignment
 	number   int64 // of the assignment; 0: never had one
 	toldTree int64 // number of the newest assignment that it says it has
@@ -138,16 +140,19 @@ func (s *swarm) put(now time.Time, m *member) {
 	s.planner.Put(now, r)
 }
 
-// progress works out how far n has each stripe, and tells the planner when that has changed.
+// progress works out how far n has each stripe, and tells the planner when that has changed. What counts is how
+// many pieces it has: one that is missing behind others that come, a hole, is no standstill.
 func (s *swarm) progress(now time.Time, n *node) {
 	if s.planner == nil {
 		return
 	}
 	moved := false
 	for k := range stripes {
-		n.marks[k] = s.mark(n, k)
-		if n.marks[k] != n.known[k] {
-			n.moved[k], moved = now, true
+		if mark := s.mark(n, k); mark != n.marks[k] {
+			n.marks[k], n.filled[k] = mark, now
+		}
+		if reached := s.reached(n, k); reached != n.known[k] {
+			n.known[k], n.moved[k], moved = reached, now, true
 		}
 	}
 	if moved {
@@ -157,11 +162,20 @@ func (s *swarm) progress(now time.Time, n *node) {
 
 func (s *swarm) tellProgress(now time.Time, n *node) {
 	var w [stripes]relay.Watermark
-	n.known = n.marks
 	for k := range stripes {
-		w[k] = relay.Watermark{Stripe: k, Piece: n.marks[k]}
+		w[k] = relay.Watermark{Stripe: k, Piece: n.known[k]}
 	}
 	s.planner.Progress(now, relay.NodeID(n.member.id), w[:])
+}
+
+// reached is the watermark n would have with as many pieces of stripe k as it has, and no hole.
+func (s *swarm) reached(n *node, k int) uint32 {
+	if n.member.seed {
+		return s.pieces
+	}
+	u := relay.Unit(s.geometry)
+	turns, rest := n.got[k]/u, n.got[k]%u
+	return min((turns*stripes+uint32(k))*u+rest, s.pieces)
 }
 
 // mark is the first piece of stripe k, from the last mark on, that n lacks.
@@ -215,7 +229,7 @@ func (s *swarm) grow(now time.Time) {
 		}
 		for _, n := range s.nodes {
 			for k := range stripes {
-				n.marks[k] = s.mark(n, k)
+				n.marks[k], n.known[k] = s.mark(n, k), s.reached(n, k)
 			}
 			s.tellProgress(now, n)
 		}
@@ -251,7 +265,7 @@ func (s *swarm) grow(now time.Time) {
 		}
 		if old := s.heads[k]; old != head {
 			if s.heads[k] = head; head != nil {
-				head.moved[k], head.shown[k] = now, 0
+				head.filled[k], head.shown[k] = now, 0
 			}
 			s.succeed(now, old, head, k)
 		}
@@ -351,7 +365,7 @@ func (s *swarm) assignStripes(now time.Time, n *node, all int) {
 				continue
 			}
 			end := min(r.End(), s.unitEnd(i))
-			stuck := now.Sub(n.moved[relay.Stripe(s.geometry, i, stripes)]) >= gapAfter
+			stuck := now.Sub(n.filled[relay.Stripe(s.geometry, i, stripes)]) >= gapAfter
 			if i = s.nextFree(n, i, end, stuck); i == end {
 				continue
 			}
@@ -389,7 +403,7 @@ func (s *swarm) holders(n *node) (list []planPeer) {
 // rush has the heads that have not got on for gapAfter lease what others have.
 func (s *swarm) rush(now time.Time) {
 	for k, h := range s.heads {
-		if h != nil && s.planned(h) && h.marks[k] < s.pieces && now.Sub(h.moved[k]) >= gapAfter {
+		if h != nil && s.planned(h) && h.marks[k] < s.pieces && now.Sub(h.filled[k]) >= gapAfter {
 			s.assign(now, h)
 		}
 	}
