@@ -89,7 +89,7 @@ func (e peerConnected) apply(l *loop) {
 		l.book.ban(p.dialed)
 		p.cancel()
 		return
-	case len(l.peers) >= t.node.opts.MaxPeers:
+	case l.ids[p.id] == nil && !l.makeRoom(p.addr.Addr(), at):
 		l.book.rest(p.dialed, at)
 		p.cancel()
 		return
@@ -106,6 +106,7 @@ func (e peerConnected) apply(l *loop) {
 	}
 	l.peers[p] = struct{}{}
 	l.ids[p.id] = p
+	p.moved.at = at
 	l.gossip.changed()
 	l.book.joined(p.dialed)
 	l.greet(p)

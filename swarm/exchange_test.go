@@ -20,6 +20,10 @@ func TestMain(m *testing.M) {
 		seederMain()
 		return
 	}
+	if at := os.Getenv(crowdEnv); at != "" {
+		crowdMain(at)
+		return
+	}
 	if at := os.Getenv(askerEnv); at != "" {
 		askerMain(at)
 		return

@@ -195,6 +195,7 @@ func (l *loop) tick() {
 	l.tell(at)
 	if at.Sub(l.rechoke) >= tickIdle {
 		l.rechoke = at
+		l.noteMoves(at)
 		l.assignSlots(at)
 		for p := range l.peers {
 			l.wantFrom(p)

@@ -64,9 +64,6 @@ type Node struct {
 // so 5 s survives two losses.
 const handshakeTimeout = 5 * time.Second
 
-// maxHandshakes bounds inbound connections that have not said yet what they want.
-const maxHandshakes = 128
-
 // NewNode listens. Close it.
 func NewNode(o Options) (*Node, error) {
 	if o.Log == nil {
@@ -182,7 +179,7 @@ func (n *Node) torrent(key [20]byte) *Torrent {
 
 // accept takes connections until the listener is closed.
 func (n *Node) accept() {
-	busy := make(chan struct{}, maxHandshakes)
+	l := newLobby()
 	for {
 		c, err := n.listener.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -198,20 +195,14 @@ func (n *Node) accept() {
 				return
 			}
 		}
-		select {
-		case busy <- struct{}{}:
-			n.wg.Go(func() {
-				defer func() { <-busy }()
-				n.welcome(c)
-			})
-		default:
-			c.Close()
-		}
+		l.enter(c, now())
+		n.wg.Go(func() { n.welcome(c, l) })
 	}
 }
 
 // welcome shakes hands on an inbound connection and gives it to its torrent.
-func (n *Node) welcome(c *net.TCPConn) {
+func (n *Node) welcome(c *net.TCPConn, l *lobby) {
+	defer l.leave(c)
 	unwatch := context.AfterFunc(n.ctx, func() { c.Close() })
 	defer unwatch()
 	c.SetDeadline(now().Add(handshakeTimeout))
@@ -221,6 +212,7 @@ func (n *Node) welcome(c *net.TCPConn) {
 		c.Close()
 		return
 	}
+	l.leave(c) // from here on it is not the lobby's to close
 	t := n.torrent(theirs.InfoHash)
 	if t == nil {
 		n.log.Debug("inbound for an unknown torrent", "from", c.RemoteAddr(), "key", fmt.Sprintf("%x", theirs.InfoHash))

@@ -65,6 +65,7 @@ type peer struct {
 	replaced   bool // by another connection to the same peer
 	known      bool // as a peer of ours
 	pex        pexTold
+	moved      lastMoved
 
 	// Read by any goroutine.
 	serving   atomic.Bool              // slot, for the reader
