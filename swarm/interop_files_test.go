@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/pantala/pantala/blob"
@@ -39,15 +40,18 @@ func (f foreign) magnet() string {
 	return s
 }
 
-func newForeign(t *testing.T, kind string, pieceLength int64) (f foreign) {
+// foreignSizes are the lengths of its files; the last two have the same bytes.
+var foreignSizes = []int64{1, 16 << 10, 0, 100_000, 3<<20 + 5, 64 << 10, 700_001, 300_000, 300_000}
+
+func newForeign(t *testing.T, kind string, pieceLength int64, sizes ...int64) (f foreign) {
 	t.Helper()
 	f.kind, f.dir, f.torrent = kind, t.TempDir(), filepath.Join(t.TempDir(), "x.torrent")
-	for i, n := range []int64{1, 16 << 10, 0, 100_000, 3<<20 + 5, 64 << 10, 700_001} {
+	for i, n := range sizes {
 		path := filepath.Join(f.dir, "tree", fmt.Sprintf("d%d", i%3), fmt.Sprintf("file%d", i))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, swarmtest.Random(n, uint64(50+i)), 0o600); err != nil {
+		if err := os.WriteFile(path, swarmtest.Random(n, uint64(n)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -175,14 +179,19 @@ func (f foreign) same(t *testing.T, stores []*swarmtest.MemStore) {
 var kinds = []struct {
 	kind  string
 	piece int64
-}{{"v1", 64 << 10}, {"v1", 48 << 10}, {"v1", 1 << 20}, {"v2", 64 << 10}, {"v2", 16 << 10}, {"hybrid", 64 << 10}, {"hybrid", 1 << 20}}
+	sizes []int64
+}{
+	{"v1", 64 << 10, foreignSizes}, {"v1", 48 << 10, foreignSizes}, {"v1", 4 << 20, []int64{9 << 20, 17}},
+	{"v2", 64 << 10, foreignSizes}, {"v2", 16 << 10, foreignSizes}, {"v2", 32 << 10, []int64{40<<20 + 1, 5}}, // > 512 pieces
+	{"hybrid", 64 << 10, foreignSizes}, {"hybrid", 1 << 20, foreignSizes},
+}
 
 // TestLibtorrentSeedsFiles downloads torrents of all kinds from libtorrent, with what stands in the .torrent or
 // from nothing but the hash.
 func TestLibtorrentSeedsFiles(t *testing.T) {
 	needLibtorrent(t)
 	for _, k := range kinds {
-		f := newForeign(t, k.kind, k.piece)
+		f := newForeign(t, k.kind, k.piece, k.sizes...)
 		for _, magnet := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%d/magnet=%v", k.kind, k.piece, magnet), func(t *testing.T) {
 				lt := openLibtorrent(t, f.torrent, f.dir)
@@ -212,7 +221,7 @@ func TestLibtorrentSeedsFiles(t *testing.T) {
 func TestLibtorrentDownloadsFiles(t *testing.T) {
 	needLibtorrent(t)
 	for _, k := range kinds {
-		f := newForeign(t, k.kind, k.piece)
+		f := newForeign(t, k.kind, k.piece, k.sizes...)
 		for _, magnet := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%d/magnet=%v", k.kind, k.piece, magnet), func(t *testing.T) {
 				c, _ := f.config(t, true, true)
@@ -224,8 +233,19 @@ func TestLibtorrentDownloadsFiles(t *testing.T) {
 				if magnet {
 					torrent = f.magnet()
 				}
-				lt := openLibtorrent(t, torrent, dir, n.Addr().String())
-				lt.expect(t, "SEEDING")
+				for try := 0; ; try++ {
+					lt := openLibtorrent(t, torrent, dir, n.Addr().String())
+					lt.expect(t, "SEEDING")
+					if lt.broken == "" {
+						break
+					}
+					// A hybrid that has v1 pieces before it has the v2 hashes of them is given up at times, when the disk
+					// is slow: https://github.com/arvidn/libtorrent/issues/6394.
+					if try == 2 || k.kind != "hybrid" || !strings.Contains(lt.broken, "v1 and v2 hashes") {
+						t.Fatalf("libtorrent gave up: %s", lt.broken)
+					}
+					dir = t.TempDir()
+				}
 				for i := range f.meta.Info.Files {
 					if !bytes.Equal(f.file(t, dir, i), f.file(t, f.dir, i)) {
 						t.Errorf("%s differs", f.meta.Info.Files[i].String())

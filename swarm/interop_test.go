@@ -78,6 +78,8 @@ type libtorrent struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
 	lines *bufio.Scanner
+
+	broken string // why it has given the torrent up
 }
 
 func startLibtorrent(t *testing.T, c canonical, dir string, connect ...string) *libtorrent {
@@ -125,6 +127,9 @@ func (p *libtorrent) expect(t *testing.T, word string) string {
 			return rest
 		case "FAILED":
 			t.Fatalf("libtorrent: %s", rest)
+		case "BROKEN":
+			p.broken = rest
+			return ""
 		}
 	}
 	t.Fatalf("libtorrent ended before it said %s: %v", word, errors.Join(p.lines.Err(), io.ErrUnexpectedEOF))

@@ -2,7 +2,7 @@
 
 usage: libtorrent_peer.py TORRENT|MAGNET FOLDER [HOST:PORT]
 
-Prints "LISTENING port", connects to HOST:PORT when given, prints "SEEDING" when the torrent is complete and
+Prints "BROKEN why" when it gives the torrent up, "LISTENING port", connects to HOST:PORT when given, prints "SEEDING" when the torrent is complete and
 verified, and ends when its standard input is closed.
 """
 import sys
@@ -40,6 +40,8 @@ while not ended.is_set():
             print(alert.what(), alert.message(), file=sys.stderr)
         if isinstance(alert, (lt.hash_failed_alert, lt.peer_ban_alert)):
             print("FAILED", alert.message(), flush=True)
+        if isinstance(alert, lt.torrent_error_alert):
+            print("BROKEN", alert.message(), flush=True)
         if isinstance(alert, lt.cache_flushed_alert):
             print("SEEDING", flush=True)
     if not listening and session.listen_port() > 0:
