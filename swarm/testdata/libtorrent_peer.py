@@ -11,12 +11,15 @@ import time
 
 import libtorrent as lt
 
+# With all categories the bindings crash now and then: an alert is gone when they look at its type.
+category = lt.alert.category_t
+mask = category.error_notification | category.status_notification | category.storage_notification | category.peer_notification
 settings = {
     "listen_interfaces": "127.0.0.1:0",
     "enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False,
     "enable_outgoing_utp": False, "enable_incoming_utp": False,
     "allow_multiple_connections_per_ip": True,
-    "alert_mask": lt.alert.category_t.all_categories,
+    "alert_mask": category.all_categories if "-v" in sys.argv else mask,
 }
 session = lt.session(settings)
 if sys.argv[1].startswith("magnet:"):
