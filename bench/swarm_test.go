@@ -287,6 +287,7 @@ func racePantala(r *race, v pantalaRace) {
 		r.hosts[len(r.hosts)/2].Cap("4mbit")
 	}
 	defer keepLogs(b, nodes, daemons, seed)
+	defer r.watch()()
 	cpu := func() (sum time.Duration) {
 		for _, n := range nodes {
 			for _, pid := range n.PIDs() {
@@ -386,6 +387,49 @@ func keepLogs(b *testing.B, nodes []*e2etest.Node, daemons []*e2etest.Process, s
 			log = []byte(daemons[i].Output())
 		}
 		os.WriteFile(filepath.Join(to, "daemon.log"), log, 0o644)
+	}
+}
+
+// watch writes what each host sends, in Mbit/s of every quarter of a second, to wire.log in BENCH_LOGS, the origin
+// first. The function that it returns ends it.
+func (r *race) watch() (stop func()) {
+	dir := os.Getenv("BENCH_LOGS")
+	if dir == "" {
+		return func() {}
+	}
+	hosts := append([]*e2etest.Host{r.origin}, r.hosts...)
+	quit, ended := make(chan struct{}), make(chan struct{})
+	var text strings.Builder
+	go func() {
+		defer close(ended)
+		const every = 250 * time.Millisecond
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		last := make([]int64, len(hosts))
+		at := time.Now()
+		for {
+			now := time.Now()
+			fmt.Fprintf(&text, "%s", now.UTC().Format("15:04:05.000"))
+			for i, h := range hosts {
+				sent, _ := h.Wire()
+				fmt.Fprintf(&text, " %5.1f", float64(sent-last[i])*8e-6/max(now.Sub(at).Seconds(), 1e-3))
+				last[i] = sent
+			}
+			text.WriteString("\n")
+			at = now
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-ended
+		to := filepath.Join(dir, strings.ReplaceAll(r.b.Name(), "/", "_"))
+		os.MkdirAll(to, 0o755)
+		os.WriteFile(filepath.Join(to, "wire.log"), []byte(text.String()), 0o644)
 	}
 }
 
