@@ -74,7 +74,7 @@ func (p *Planner) Complain(now time.Time, child NodeID, c Complaint) {
 		p.ban(u)
 	}
 	if counts && c.Reason == Lost {
-		if others >= min(2, children) || p.crowns(u) > 0 || p.still(u) {
+		if others >= min(2, children) || p.still(u) {
 			p.giveUp(u)
 		} else {
 			p.distrust(u, waryFor)
@@ -127,24 +127,45 @@ func (p *Planner) still(v *vertex) bool {
 		return false
 	}
 	for s := range v.trees {
-		if b := &v.trees[s]; b.upto >= p.ends[s] || p.now.Sub(b.moved) < p.stall {
+		if b := &v.trees[s]; v.trees[s].upto >= p.ends[s] || p.now.Sub(b.moved) < p.stall {
 			return false
 		}
 	}
 	return true
 }
 
+// graceFor is how long an edge is left alone: what was asked for over the one before comes first.
+const graceFor = 600 * time.Millisecond
+
+// mayMove reports whether one more parent may be taken for slow: one in sixteen members per second, and two at once
+// in any swarm. In a network that is slow as a whole everybody complains, and no tree is better than another.
+func (p *Planner) mayMove() bool {
+	most := max(2, float64(len(p.nodes))/16)
+	p.moves = min(most, p.moves+max(0.5, most/2)*p.now.Sub(p.movesAt).Seconds())
+	p.movesAt = p.now
+	if p.moves < 1 {
+		return false
+	}
+	p.moves--
+	return true
+}
+
 // slowParent takes it that v gets rate bytes per second from u, in one stripe.
 func (p *Planner) slowParent(v, u *vertex, s int, rate int64) {
-	if !u.Source && u.trees[s].upto < v.trees[s].upto+Unit(p.g)*uint32(p.k) {
+	switch {
+	case !u.Source && u.trees[s].upto < v.trees[s].upto+Unit(p.g)*uint32(p.k):
 		return // it has no more itself: who keeps it waiting will be complained of by u
+	case p.now.Sub(v.trees[s].since) < graceFor:
+		return
+	case !p.mayMove():
+		return
 	}
 	full := p.rate.used
 	if full == 0 {
 		full = p.rate.observed()
 	}
 	others := u.heard(Slow, v.ID, p.now)
-	if est := max(1, rate*int64(max(1, u.kids))); full > 0 && est <= full-full/4 || full == 0 && others >= 2 {
+	if est := max(1, rate*int64(max(1, u.kids))); full > 0 && est <= full/2 || full == 0 && others >= 2 {
 		u.est, u.estAt = est, p.now
 		u.slots = p.slotsFor(u)
 		if full == 0 {
@@ -268,6 +289,7 @@ func (p *Planner) Tick(now time.Time) {
 		p.fittedAt = p.now
 		p.refitAll()
 	}
+	p.ease()
 	p.hasten()
 	p.flush()
 }
@@ -284,6 +306,9 @@ func (p *Planner) stalled(s int) bool {
 		last = h.since
 	}
 	limit := h.patient
+	if !p.started {
+		limit *= 4 // nothing has left the source yet: it is that which is slow
+	}
 	if r := p.rate.paces[s].rate; r > 0 {
 		// Large pieces come less often than every 1.5 s: three times what one turn takes.
 		turn := time.Duration(float64(int64(Unit(p.g))*p.g.PieceLength) / float64(r) * float64(time.Second))

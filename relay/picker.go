@@ -34,9 +34,9 @@ type lane struct {
 // upstream is one parent in one stripe.
 type upstream struct {
 	*link
-	rate       int64 // granted, bytes per second
-	failed     bool  // was given up in this assignment
-	complained bool
+	rate       int64     // granted, bytes per second
+	failed     bool      // was given up in this assignment
+	complained time.Time // of it; zero: not yet
 	lag        time.Time // since when it has had what it owes; zero: it has not
 	lagFrom    int64     // link.got at that time
 	lagMark    uint32    // its watermark at that time
@@ -171,10 +171,10 @@ func (p *Picker) fail(s, i int, why Reason, rate int64) {
 
 func (p *Picker) complain(s, i int, why Reason, rate int64) {
 	u := &p.lanes[s].parents[i]
-	if u.complained || i > 0 && why != Liar {
+	if i > 0 && why != Liar || !u.complained.IsZero() && (why != Slow || p.now.Sub(u.complained) < repeatAfter) {
 		return
 	}
-	u.complained = true
+	u.complained = p.now
 	p.reports = append(p.reports, Complaint{Parent: u.id, Stripe: s, Reason: why, Rate: rate})
 }
 
@@ -364,7 +364,7 @@ func (p *Picker) leads(l *link, ahead int64) bool {
 		}
 		for o := range p.lanes {
 			f := &p.fronts[o]
-			if p.a.Head>>o&1 == 0 && l.next > f.piece+margin && p.now.Sub(f.moved) < max(silentAfter, 3*f.usual) {
+			if p.a.Head>>o&1 == 0 && l.next > f.piece+margin && p.now.Sub(f.moved) < max(300*time.Millisecond, 3*f.usual) {
 				return true
 			}
 		}
@@ -400,13 +400,16 @@ func (p *Picker) Part(id NodeID) int {
 
 const (
 	// silentAfter is the least time without a block after which a parent is given up that has what it owes: above
-	// a TCP retransmission after a lost segment (RTO min 200 ms, tcp(7)).
-	silentAfter = 250 * time.Millisecond
+	// two TCP retransmissions of a lost segment (200 and 400 ms, tcp(7)), and what a busy machine stands still.
+	silentAfter = 700 * time.Millisecond
 	// starvedAfter is the same for a parent that does not have it itself, though others do: its own parent is what
 	// is wrong, and it is about to find another one. All below it must not leave at the same time.
 	starvedAfter = 3 * time.Second
 	// slowAfter is over what time a rate is compared.
 	slowAfter = 600 * time.Millisecond
+	// repeatAfter is when a parent that is still slow is complained of again: the tracker may have had a reason not to
+	// believe it the first time.
+	repeatAfter = 1500 * time.Millisecond
 	// leaveAfter is when a slow parent is left for another one that has more, if the tracker has not said anything
 	// by then.
 	leaveAfter = 3 * time.Second
@@ -450,7 +453,7 @@ func (p *Picker) judge(s int, l *lane, u *upstream) {
 	// What it owes is the piece that came last, or the next one of the stripe.
 	has := u.marks[s] >= min(l.end, u.next+uint32(len(p.lanes))*Unit(p.g)+1)
 	better := p.better(l, s, u)
-	limit := max(silentAfter, 4*u.gap)
+	limit := max(silentAfter, 6*u.gap)
 	if !has {
 		u.lag = time.Time{}
 		if better && silent >= max(starvedAfter, 8*u.gap) {
@@ -480,7 +483,7 @@ func (p *Picker) judge(s int, l *lane, u *upstream) {
 		want = u.rate
 	}
 	switch {
-	case 2*rate >= want:
+	case 3*rate >= want:
 		u.lag = time.Time{} // it keeps up
 	case better && d >= leaveAfter:
 		p.fail(s, l.use, Slow, rate)

@@ -120,10 +120,12 @@ func (p *Planner) place(v *vertex, s int) {
 			}
 		}
 	}
-	u := p.leastBehind(v, s, costly)
-	if u == nil && p.heads[s].v != nil && len(v.shunned) > 0 {
-		v.shunned = v.shunned[:0] // better somebody it has complained of than nobody
-		u = p.leastBehind(v, s, costly)
+	u := p.leastBehind(v, s, slow)
+	if u == nil && p.heads[s].v != nil {
+		// Rather somebody that is doubted, or that it has complained of, than nobody, or the source once more.
+		if u = p.anybody(v, s); u == nil {
+			u = p.leastBehind(v, s, costly)
+		}
 	}
 	if u != nil {
 		p.attach(v, s, u)
@@ -183,7 +185,7 @@ func (p *Planner) settle(v *vertex, s int) bool {
 // that, v and the other children of some member would get less than they need until the end.
 func (p *Planner) makeRoom(v *vertex, s int) bool {
 	t := &p.world.trees[s]
-	if t.acc[spare].n+t.acc[foreign].n == 0 {
+	if t.acc[spare].n+t.acc[foreign].n == 0 && v.kids >= v.slots {
 		return false
 	}
 	need := p.need(v, s)
@@ -246,9 +248,6 @@ func (p *Planner) scan(sh *shelf, v *vertex, s int, deepest bool) *vertex {
 func (p *Planner) leastBehind(v *vertex, s int, worst class) (best *vertex) {
 	need := p.need(v, s)
 	for c := spare; c <= worst; c++ {
-		if c == costly && (best != nil || p.heads[s].v == nil) {
-			break // to be the head is the same as to take from the only source, and has a name
-		}
 		for _, row := range p.world.trees[s].acc[c].rows {
 			for _, u := range row {
 				upto := min(need, u.trees[s].upto)
@@ -256,6 +255,19 @@ func (p *Planner) leastBehind(v *vertex, s int, worst class) (best *vertex) {
 					best = u
 				}
 			}
+		}
+	}
+	return best
+}
+
+// anybody is a parent for a member that cannot be choosy.
+func (p *Planner) anybody(v *vertex, s int) (best *vertex) {
+	for _, u := range p.nodes {
+		if u == v || u.banned || u.absent || !u.trees[s].placed || p.restricted(u) || !p.reaches(u, s, v) {
+			continue
+		}
+		if best == nil || u.trees[s].upto > best.trees[s].upto {
+			best = u
 		}
 	}
 	return best
@@ -303,6 +315,45 @@ func (p *Planner) slack() uint32 {
 	return max(2*turn, uint32(min(int64(p.pieces), p.rate.observed()*3/10/max(1, p.g.PieceLength))))
 }
 
+// ease moves leaves from those that have more children than slots to where slots have become free.
+func (p *Planner) ease() {
+	for s := range p.k {
+		t := &p.world.trees[s]
+		for c := full1; c <= full2; c++ {
+			for _, row := range t.acc[c].rows {
+				for i := len(row) - 1; i >= 0 && i < len(row) && t.acc[spare].n+t.acc[foreign].n > 0; i-- {
+					p.easeOne(row[i], s)
+				}
+			}
+		}
+	}
+}
+
+func (p *Planner) easeOne(u *vertex, s int) {
+	for _, c := range slices.Backward(u.trees[s].children) {
+		if len(c.trees[s].children) > 0 || p.heads[s].v == c {
+			continue
+		}
+		var to *vertex
+		for i := len(c.zones) - 1; i >= 0 && to == nil; i-- {
+			t := &c.zones[i].trees[s]
+			if to = p.scan(&t.acc[spare], c, s, false); to == nil {
+				to = p.scan(&t.acc[foreign], c, s, false)
+			}
+		}
+		if to == nil {
+			// Somebody who is behind: c waits for that once, instead of getting too little until the end.
+			to = p.leastBehind(c, s, foreign)
+			if to == nil || to.trees[s].upto+(p.ends[s]-min(p.ends[s], c.trees[s].upto))/2 < c.trees[s].upto {
+				continue
+			}
+		}
+		p.detach(c, s)
+		p.attach(c, s, to)
+		return
+	}
+}
+
 // hasten gives members that still lack something to sources with nothing to do. It happens when most have everything
 // and some were held up: from a source that serves nobody else they get it faster than everybody got it.
 func (p *Planner) hasten() {
@@ -322,7 +373,7 @@ func (p *Planner) hasten() {
 		}
 		for s := range p.k {
 			b := &v.trees[s]
-			if b.parent != nil && !b.parent.Source && b.upto+left < p.ends[s] {
+			if b.parent != nil && !b.parent.Source && v.trees[s].upto+left < p.ends[s] {
 				p.detach(v, s)
 				if p.heads[s].v == v {
 					p.heads[s].v = nil

@@ -35,6 +35,9 @@ type Planner struct {
 	changed  []*vertex
 	fittedAt time.Time // when slots were last computed for everybody
 	ends     []uint32  // by stripe: the watermark of who has all of it
+	started  bool      // some head has completed a piece
+	moves    float64   // how many parents may be taken for slow now: see mayMove
+	movesAt  time.Time
 }
 
 // vertex is one member and its places.
@@ -69,10 +72,11 @@ type branch struct {
 	parent   *vertex
 	at       int // index in parent's children
 	children []*vertex
-	depth    int  // of the parent plus one; 0 for sources and for a head that reads from the origin
-	placed   bool // it is in the tree, or in a part of it that hangs in the air until its top is placed
-	upto     uint32
-	moved    time.Time // when upto grew last, or the vertex was placed
+	depth    int       // of the parent plus one; 0 for sources and for a head that reads from the origin
+	placed   bool      // it is in the tree, or in a part of it that hangs in the air until its top is placed
+	upto     uint32    // watermark
+	moved    time.Time // when it completed a piece last, or was placed
+	since    time.Time // when it was given its parent
 	shelved            // where it stands in the index of its zones
 }
 
@@ -153,6 +157,9 @@ func (p *Planner) Put(now time.Time, m Member) {
 		p.Remove(now, m.ID)
 		return
 	}
+	if p.rate.used == 0 {
+		p.refitAll()
+	}
 	p.refit(v)
 	p.queue(v)
 }
@@ -186,7 +193,8 @@ func (p *Planner) OriginIsSource(yes bool) {
 	}
 }
 
-// Progress notes how far a member is.
+// Progress notes how far a member is in some stripes. Where pieces are missing behind others that have come it is to
+// be told as if it had as many without such holes: they are no standstill.
 func (p *Planner) Progress(now time.Time, id NodeID, w []Watermark) {
 	p.clock(now)
 	v := p.nodes[id]
@@ -200,13 +208,19 @@ func (p *Planner) Progress(now time.Time, id NodeID, w []Watermark) {
 		}
 		b, upto := &v.trees[m.Stripe], min(m.Piece, p.pieces)
 		if upto > b.upto {
-			if h := p.heads[m.Stripe]; h.v == v {
-				h.patient = p.stall
-				p.rate.note(m.Stripe, upto, p.g.PieceLength, p.now)
-			}
-			b.moved = p.now
+			p.moved(v, m.Stripe, upto)
 		}
 		b.upto = upto // less than before when it has lost what it had
+	}
+}
+
+// moved notes that v gets on in a stripe.
+func (p *Planner) moved(v *vertex, s int, upto uint32) {
+	b := &v.trees[s]
+	b.moved = p.now
+	if h := p.heads[s]; h.v == v {
+		h.patient, p.started = p.stall, true
+		p.rate.note(s, upto, p.g.PieceLength, p.now)
 	}
 }
 

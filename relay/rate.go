@@ -115,27 +115,19 @@ func (p *Planner) slotsFor(v *vertex) int {
 	return int(min(maxSlots, (up+per/4)/per))
 }
 
-// refit computes the slots of v.
+// refit computes the slots of v. Its children stay, even when it turns out that it has too many: what is measured of
+// an uplink is less than it can do when it had nothing more to send. Only when it can feed less than a third of
+// them they are moved at once; otherwise they say so if it is slow.
 func (p *Planner) refit(v *vertex) {
-	slots := p.slotsFor(v)
-	v.slots = slots
+	v.slots = p.slotsFor(v)
 	p.settleHome(v, v.home)
 	p.shelveAll(v)
-	if p.overloaded(v) {
-		p.relieve(v)
-	}
-}
-
-// overloaded reports whether v is known to send much less than its children are to get: that is worth moving
-// them. Less than that, and they stay where they are.
-func (p *Planner) overloaded(v *vertex) bool {
-	return v.kids > v.slots && 2*v.kids >= 3*v.slots && (v.Up > 0 || v.est > 0)
-}
-
-// relieve takes the children from v for which it has no slots: first those in the tree that it passes on only
-// because nobody else could.
-func (p *Planner) relieve(v *vertex) {
-	if p.spareSlots() {
+	if v.Up > 0 && v.kids > v.slots && 3*v.Up < int64(v.kids)*p.rate.used/int64(p.k) && p.spareSlots() {
+		if v.slots == 0 {
+			for s := range p.k {
+				p.dropChildren(v, s)
+			}
+		}
 		p.shedAll(v)
 	}
 }
@@ -197,6 +189,9 @@ func (p *Planner) sourceRate() (sum int64) {
 // refitAll computes the slots of all, when the rate is a seventh off what they were computed with.
 func (p *Planner) refitAll() {
 	r := p.rate.of(p.sourceRate())
+	if r == p.rate.used {
+		return
+	}
 	if d := r - p.rate.used; d*d*49 <= p.rate.used*p.rate.used && r != 0 {
 		return
 	}

@@ -5,7 +5,7 @@ func (p *Planner) attach(v *vertex, s int, parent *vertex) {
 	b, pb := &v.trees[s], &parent.trees[s]
 	b.parent, b.at = parent, len(pb.children)
 	pb.children = append(pb.children, v)
-	b.placed, b.moved = true, p.now
+	b.placed, b.moved, b.since = true, p.now, p.now
 	p.kid(parent, 1)
 	p.deepen(v, s, pb.depth+1)
 	p.touch(v)

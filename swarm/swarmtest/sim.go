@@ -29,6 +29,11 @@ type SimConfig struct {
 	Loss float64
 	// Unfair is by how much the shares that connections get of an uplink differ: 0.5 is 50 % more or less.
 	Unfair float64
+	// Hiccups is how often a node that is about to send sleeps instead, for half a second at most: its machine is busy.
+	Hiccups float64
+	// Holes is how often a part that has arrived is lost and asked for again two seconds later only, so that the
+	// watermark of the stripe stands still while everything else goes on.
+	Holes float64
 	// Spread is the time in which the nodes come, evenly; 0: 100 ms.
 	Spread time.Duration
 	// Origin: the source is no peer but an HTTP origin that only heads read from.
@@ -241,6 +246,8 @@ func (s *Sim) apply(e *event) {
 	case evTracker:
 		s.tracker.tick()
 		s.push(trackerEvery, event{kind: evTracker})
+	case evHole:
+		s.hole(s.node(e.who), e.req)
 	case evScript:
 		s.steps--
 		s.Script[e.arg].Do(s)

@@ -13,6 +13,7 @@ const (
 	evReport              // a node's report reaches the tracker
 	evAssign              // an assignment reaches a node
 	evTracker             // the tracker's own clock
+	evHole                // a node notices that it has lost a part
 	evScript              // something that the scenario prescribes
 )
 

@@ -32,6 +32,7 @@ type node struct {
 	busy   bool
 	served float64 // of the connection that was served last
 	inFree int64   // when the downlink is free
+	asleep int64   // until then it sends nothing
 
 	fresh      bool // has completed pieces, or anything else, that the tracker does not know
 	introduced bool
@@ -46,6 +47,7 @@ type lane struct {
 	next  uint32    // first block that has not been asked for, in the order of the stripe
 	again []request // parts that were asked for and will not come
 	mark  uint32    // all its pieces below are complete
+	count uint32    // pieces that are complete
 	from  *conn     // who was asked last
 }
 
@@ -89,6 +91,20 @@ func (r *ring) pop() request {
 		r.head = 0
 	}
 	return q
+}
+
+// ready brings the first request to the front that n can answer, and reports whether there is one.
+func (r *ring) ready(n *node) bool {
+	for i := r.head; i < len(r.items); i++ {
+		if q := r.items[i]; n.hasAll(q) {
+			copy(r.items[r.head+1:i+1], r.items[r.head:i])
+			r.items[r.head] = q
+			return true
+		} else if q.first > n.lanes[q.lane].next {
+			break // it has not even been asked for
+		}
+	}
+	return false
 }
 
 func (n *node) has(b uint32) bool { return n.have[b/64]>>(b%64)&1 != 0 }
@@ -413,6 +429,13 @@ func (s *Sim) kick(n *node) {
 	if n.busy || !n.alive {
 		return
 	}
+	if s.Hiccups > 0 && s.rng.Float64() < s.Hiccups {
+		n.asleep = s.now + s.rng.Int64N(second/2)
+		s.push(n.asleep-s.now, event{kind: evKick, who: n.index})
+	}
+	if s.now < n.asleep {
+		return
+	}
 	soonest := int64(0)
 	var best *conn
 	var lane int
@@ -421,7 +444,7 @@ func (s *Sim) kick(n *node) {
 			continue
 		}
 		for k := range s.k {
-			if c.queue[k].len() == 0 || !n.hasAll(*c.queue[k].front()) {
+			if !c.queue[k].ready(n) {
 				continue
 			}
 			if c.free > s.now {
@@ -490,6 +513,11 @@ func (s *Sim) arrive(c *conn, q request) {
 		s.fill(n)
 		return
 	}
+	if s.Holes > 0 && s.rng.Float64() < s.Holes {
+		// It is lost inside the node, and noticed much later.
+		s.push(2*second, event{kind: evHole, who: n.index, req: q})
+		return
+	}
 	piece := s.geo.PieceOf(q.first)
 	n.picker.Came(n.clock(), c.parent.id, piece, s.bytes(q))
 	if q.bad {
@@ -514,6 +542,7 @@ func (s *Sim) arrive(c *conn, q request) {
 		n.left--
 	}
 	if n.lack[piece] == 0 {
+		n.lanes[q.lane].count++
 		s.advance(n, int(q.lane))
 	}
 	if n.left == 0 {
@@ -522,6 +551,14 @@ func (s *Sim) arrive(c *conn, q request) {
 	s.fill(n)
 	if !n.busy && len(n.kids) > 0 {
 		s.kick(n)
+	}
+}
+
+// hole is when a node notices that it has lost a part.
+func (s *Sim) hole(n *node, q request) {
+	if n.alive && n.done == 0 && !n.hasAll(q) {
+		n.lanes[q.lane].putBack(q)
+		s.fill(n)
 	}
 }
 

@@ -40,14 +40,24 @@ func (t *tracker) init(s *Sim) {
 func (s *Sim) report(n *node) {
 	r := &report{done: n.done > 0, blame: n.blame}
 	for k := range n.lanes {
-		r.marks = append(r.marks, relay.Watermark{Stripe: k, Piece: n.lanes[k].mark})
+		r.marks = append(r.marks, relay.Watermark{Stripe: k, Piece: s.reached(n, k)})
 	}
-	n.blame, n.fresh, n.reported = nil, false, s.now
+	n.reported = s.now
 	if s.tracker.dead || s.cutOff(n) {
-		n.fresh = true
+		n.blame, n.fresh = nil, true
 		return
 	}
+	n.blame, n.fresh = nil, false
 	s.push(int64(s.Far), event{kind: evReport, who: n.index, any: r})
+}
+
+// reached is how far n would be in a stripe with as many pieces as it has, and no hole.
+func (s *Sim) reached(n *node, k int) uint32 {
+	if n.done > 0 {
+		return s.geo.Pieces()
+	}
+	u := relay.Unit(s.geo)
+	return min((n.lanes[k].count/u*uint32(s.k)+uint32(k))*u+n.lanes[k].count%u, s.geo.Pieces())
 }
 
 // cutOff reports whether n cannot reach the tracker, which stands where the source does.
