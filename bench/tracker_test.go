@@ -59,7 +59,7 @@ func startChihaya(b *testing.B, w *e2etest.World) *trackerUnder {
 		if program, err = exec.LookPath("chihaya"); err != nil {
 			program = filepath.Join("..", "bin", "chihaya")
 			if _, err := os.Stat(program); err != nil {
-				b.Skip("no chihaya: make bench-rivals installs it, or BENCH_CHIHAYA names it")
+				b.Skip("no chihaya in PATH, bin or BENCH_CHIHAYA: make bench-rivals says how to build it")
 			}
 			program, _ = filepath.Abs(program)
 		}
