@@ -231,18 +231,15 @@ func (o *outbox) nextRun(j *job, c blob.Class, most uint32) bool {
 	return true
 }
 
-// admit makes room for a run; twice: its tag is in use.
-func (o *outbox) admit(s *served) (ok, twice bool) {
+// admit makes room for a run whose tag is not in use; false: there is none.
+func (o *outbox) admit(s *served) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.tags[s.tag] != nil {
-		return false, true
-	}
 	if o.closed || len(o.tags) >= maxRuns {
-		return false, false
+		return false
 	}
 	o.tags[s.tag] = s
-	return true, false
+	return true
 }
 
 // queueRun says that the blocks of a run below ready can be sent.

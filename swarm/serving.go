@@ -42,6 +42,9 @@ func (p *peer) runAsked(m peerwire.Run) error {
 	if run.End() > t.geo.Blocks() || t.geo.PiecesOf(run).Count != 1 || !t.geo.isBlock(run.End()-1) {
 		return fmt.Errorf("%w: run of blocks %s of %d", blob.ErrInvalid, run, t.geo.Blocks())
 	}
+	if p.out.tagged(m.Tag) != nil {
+		return fmt.Errorf("%w: run request with a tag that is in use", blob.ErrInvalid)
+	}
 	at := now()
 	p.lastReq.Store(at.UnixNano())
 	s := &served{
@@ -61,10 +64,7 @@ func (p *peer) runAsked(m peerwire.Run) error {
 		p.rejectRun(m.Tag, peerwire.ReasonAbsent, 0)
 		return nil
 	}
-	switch ok, twice := p.out.admit(s); {
-	case twice:
-		return fmt.Errorf("%w: run request with a tag that is in use", blob.ErrInvalid)
-	case !ok:
+	if !p.out.admit(s) {
 		p.rejectRun(m.Tag, peerwire.ReasonBusy, busyRetry)
 		return nil
 	}

@@ -228,7 +228,7 @@ func TestRandomFrames(t *testing.T) {
 		for range 1 + rng.IntN(200) {
 			r := peerwire.HashRange{Root: name, Base: small() % 8, Length: 1 << (small() % 10), Proof: small() % 20}
 			r.Index = small() / r.Length * r.Length
-			switch rng.IntN(14) {
+			switch rng.IntN(18) {
 			case 0:
 				b = peerwire.AppendHave(b, small()%16)
 			case 1:
@@ -259,6 +259,15 @@ func TestRandomFrames(t *testing.T) {
 				if rng.IntN(20) == 0 {
 					b = peerwire.AppendReject(b, small(), small(), small())
 				}
+			case 14:
+				b = peerwire.AppendExtendedHandshake(b, peerwire.ExtendedHandshake{Messages: map[string]uint8{peerwire.RunsName: 1}})
+			case 15:
+				run := peerwire.Run{Class: uint8(small()), Flags: uint8(small()), Tag: small(), Block: small() % 200, Count: 1 + small()%20, Millis: small()}
+				b = peerwire.AppendRun(b, peerwire.RunsID, run)
+			case 16:
+				b = peerwire.AppendRunCancel(b, peerwire.RunsID, small())
+			case 17:
+				b = peerwire.AppendRanges(b, peerwire.RunsID, small()%2 == 0, []blob.Run{{First: small() % 200, Count: 1 + small()%30}})
 			case 13:
 				if rng.IntN(20) == 0 {
 					length := small() % (16 << 10)
