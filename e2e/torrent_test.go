@@ -188,3 +188,21 @@ func TestTorrentErrors(t *testing.T) {
 		}
 	}
 }
+
+// A mount of which the digest was given is found under its infohash once all bytes are there and have that digest.
+func TestMountBecomesCanonical(t *testing.T) {
+	w := e2etest.New(t)
+	file := small(t)
+	ng := w.Nginx("100m")
+	tr := w.Tracker()
+	a, b, other := w.Node("a", "--tracker", tr.URL), w.Node("b", "--tracker", tr.URL), w.Node("other")
+	// What the infohash is, from somebody whom nobody knows.
+	link := bare(shareTree(t, other, file.Path).Magnet)
+	other.Stop()
+	a.Mount(ng.Serve(file, "model.bin"), "--fill", "eager", "--digest", "sha256:"+file.SHA256)
+	out := filepath.Join(w.Dir("out"), "x.bin")
+	b.Must("get", "-O", out, link)
+	if got := fileSum(t, out); got != file.SHA256 {
+		t.Errorf("wrong bytes: %s", got)
+	}
+}

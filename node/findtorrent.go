@@ -258,7 +258,7 @@ func (n *Node) fetchInfo(ctx context.Context, m metainfo.Magnet, o control.Optio
 	for _, key := range keysOf(m) {
 		for _, t := range trackers[:min(len(trackers), maxSessions)] {
 			sessions = append(sessions, tracker.NewSession(tracker.SessionOptions{
-				Trackers: []string{t}, Key: key, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr), Plain: true,
+				Trackers: []string{t}, Key: key, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr), Plain: true, Impatient: true,
 				Geometry: blob.GeometryFor(1), Store: nothing{}, Log: n.log, OnPeers: feed,
 			}))
 		}

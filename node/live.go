@@ -55,11 +55,12 @@ type live struct {
 	digest   atomic.Pointer[blob.Hash]  // of all bytes, once computed or vouched for
 	fetching atomic.Pointer[fetch.Blob] // fetch, as soon as it is there
 
-	torrent *metainfo.MetaInfo // of a torrent; nil for a blob. It has no store and no fetch of its own, but parts
-	parts   []*live            // see partsOf; each is held
-	sources *sources           // of a part: the swarms of the torrents it is in
-	brought atomic.Int64       // bytes that web seeds sent along with what was asked of them
-	leave   []func()           // what close calls before it gives the parts back
+	torrent   *metainfo.MetaInfo // of a torrent; nil for a blob. It has no store and no fetch of its own, but parts
+	parts     []*live            // see partsOf; each is held
+	sources   *sources           // of a part: the swarms of the torrents it is in
+	canonical atomic.Bool        // it is announced under its infohash, see canonize
+	brought   atomic.Int64       // bytes that web seeds sent along with what was asked of them
+	leave     []func()           // what close calls before it gives the parts back
 
 	swarms struct {
 		sync.Mutex
@@ -250,21 +251,18 @@ func (n *Node) open(l *live, f found, w wanted) error {
 			c.Origin = f.seed(l)
 		}
 	case !f.alone:
-		name := f.root
-		if name.IsZero() {
-			name = f.id.Sum
+		peers := new(sources)
+		for i, k := range f.swarmKeys() {
+			j, err := n.join(l, k, wake)
+			if err != nil {
+				return err
+			}
+			j.torrent.AddPeers(f.peers...)
+			peers.add(j.torrent)
+			if c.Peers = peers; i == 0 {
+				c.Peers, session = j.torrent, j.session
+			}
 		}
-		var info []byte
-		if !f.digest.IsZero() && !f.root.IsZero() && f.id.Kind == blob.ByInfoHash {
-			info = blob.CanonicalInfo(f.digest, f.geometry.Size, f.root)
-		}
-		j, err := n.join(l, f.id.Key(), name, f.root, info, wake)
-		if err != nil {
-			return err
-		}
-		j.torrent.AddPeers(f.peers...)
-		c.Peers = j.torrent
-		session = j.session
 	}
 	switch {
 	case f.object != nil:
@@ -297,11 +295,11 @@ func (n *Node) limit(l *live, w *wanted) error {
 	return err
 }
 
-// join makes the blob known under key to peers and trackers. info is the info dictionary, if key is its infohash.
-func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, info []byte, wake func()) (joined, error) {
+// join makes the blob known to peers and trackers of one more swarm.
+func (n *Node) join(l *live, k swarmKey, wake func()) (joined, error) {
 	var session atomic.Pointer[tracker.Session] // the swarm is there before it
 	c := swarm.Config{
-		Keys: [][20]byte{key}, Name: name, Root: root, Store: l.store, Upload: l.upload, Info: info,
+		Keys: [][20]byte{k.key}, Name: k.name, Root: k.root, Store: l.store, Upload: l.upload, Info: k.info,
 		OnComplaints: func(list []relay.Complaint) {
 			n.logComplaints(l.id.String(), list)
 			if s := session.Load(); s != nil {
@@ -309,7 +307,7 @@ func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, info []byte, wa
 			}
 		},
 	}
-	if len(l.trackers) > 0 {
+	if len(l.trackers) > 0 && !k.plain {
 		c.AwaitPlan = planWait
 	}
 	if l.fill != fetch.FillNever {
@@ -324,11 +322,11 @@ func (n *Node) join(l *live, key [20]byte, name, root blob.Hash, info []byte, wa
 		return joined{}, fmt.Errorf("swarm: %w", err)
 	}
 	t.Changed(wake)
-	j := joined{torrent: t, stop: n.seek(l, t, [][20]byte{key}, false)}
+	j := joined{torrent: t, stop: n.seek(l, t, [][20]byte{k.key}, false)}
 	if len(l.trackers) > 0 {
 		addr := n.swarm.Addr()
 		o := tracker.SessionOptions{
-			Trackers: l.trackers[:l.named], Others: l.trackers[l.named:], Key: key, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr),
+			Trackers: l.trackers[:l.named], Others: l.trackers[l.named:], Key: k.key, Plain: k.plain, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr),
 			Geometry: l.store.Geometry(), Log: n.log, Store: l.store, Strict: l.strict,
 			OnPeers: func(peers []netip.AddrPort) { t.AddPeers(peers...) },
 			OnRoots: func() { t.RootsChanged(); wake() },

@@ -103,6 +103,9 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 		n.release(l)
 		return reply, err
 	}
+	if one != nil && !check {
+		n.canonize(one)
+	}
 	if check {
 		l.work.Go(func() { n.verifyLater(l.ctx, m, want) })
 	}

@@ -226,15 +226,14 @@ func (n *Node) completeShare(ctx context.Context, d *Download, s *share, want bl
 		s.magnet = l.meta.Source
 		return nil
 	}
-	root, ok := rootOf(l.store)
+	root, ok := n.canonize(l)
 	if !ok {
 		return nil // still shared, under its URL
 	}
 	m := NewMagnet(s.digest, l.store.Size(), root, l.meta.Name, l.trackers)
 	m.Peers = n.peerParameter()
 	s.magnet = m.String()
-	_, err = n.join(l, m.ID().Key(), root, root, blob.CanonicalInfo(s.digest, l.store.Size(), root), l.fetch.Wake)
-	return err
+	return nil
 }
 
 // rootOf folds the "pieces root" of a complete blob from what the store knows.

@@ -32,6 +32,7 @@ type found struct {
 	revive   bool             // the origin did not answer, ask it again now and then
 	root     blob.Hash        // BEP 52 root when it is known beforehand
 	digest   blob.Hash        // the digest that the source itself names; zero: none
+	wants    blob.Hash        // the digest that the request asks for; zero: none
 	alone    bool             // nobody else can mean the same bytes: no swarm
 	streamed string           // a file that holds all bytes already; removed when the blob is open
 	trackers []string         // that the source names
@@ -66,6 +67,17 @@ func (n *Node) find(ctx context.Context, source string, o control.Options, strea
 	if !origin.Supported(source) {
 		return found{}, unsupported(source)
 	}
+	wants, err := ParseDigest(o.Digest)
+	if err != nil {
+		return found{}, err
+	}
+	f, err := n.findURL(ctx, source, o, streaming)
+	f.wants = wants
+	return f, err
+}
+
+// findURL looks a URL up.
+func (n *Node) findURL(ctx context.Context, source string, o control.Options, streaming func(done int64)) (found, error) {
 	f, cached := n.findCached(source)
 	object, err := n.ask(ctx, source, o, cached)
 	switch {

@@ -39,6 +39,7 @@ func (n *Node) verifyLater(ctx context.Context, m *mount, want blob.Hash) {
 	switch {
 	case err == nil:
 		n.log.Info("the digest is right", "dir", m.request.Dir, "digest", "sha256:"+want.String())
+		n.canonize(m.live.only())
 	case errors.Is(err, blob.ErrCorrupt):
 		n.log.Error("unmounting", "dir", m.request.Dir, "err", err)
 		n.mu.Lock()

@@ -163,7 +163,11 @@ func (s *Session) announceOnly(ctx context.Context, e endpoint, plain map[string
 		if len(fresh) > 0 && s.o.OnPeers != nil {
 			s.o.OnPeers(fresh)
 		}
-		again := time.NewTimer(min(max(reply.interval, 5*time.Second), 30*time.Minute))
+		pause := min(max(reply.interval, 5*time.Second), 30*time.Minute)
+		if s.o.Impatient && len(told) == 0 {
+			pause = impatience
+		}
+		again := time.NewTimer(pause)
 		select {
 		case <-again.C:
 		case <-home:

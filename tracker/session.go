@@ -75,8 +75,10 @@ type SessionOptions struct {
 	Seed     bool   // prefer to read from the origin for others
 	Bulk     bool   // as if SetBulk were called
 	Origin   bool   // as if SetOrigin were called
-	Plain    bool   // speak BEP 3 only, also with trackers that plan
-	Strict   bool   // do not accept Claimed roots; every piece is read from the origin, and is Mine
+	// Impatient: ask again soon as long as a plain tracker knows nobody, because somebody waits for the first peer.
+	Impatient bool
+	Plain     bool // speak BEP 3 only, also with trackers that plan
+	Strict    bool // do not accept Claimed roots; every piece is read from the origin, and is Mine
 
 	// Called one at a time from the session's goroutine; nil: not called. They must not call Close.
 	OnPeers func([]netip.AddrPort) // peers that were not told before
@@ -100,6 +102,7 @@ const (
 	firstRetry    = 100 * time.Millisecond // backoff after all trackers failed …
 	lastRetry     = 5 * time.Second        // … and where it stops growing
 	lateGrace     = 100 * time.Millisecond // the last part of it, begun anew when this process may have stood still
+	impatience    = 3 * time.Second        // between announces of one who waits for the first peer: 10 in a mount's 30 s
 	stopLimit     = time.Second            // for saying goodbye
 	orphanFor     = 2 * time.Second        // how long a place in the trees outlives the tracker that gave it, when another one has none
 	homeAfter     = 5 * time.Second        // how often a session looks for a tracker that it prefers: it is there again, and the swarm with it, within 10 s
