@@ -476,6 +476,7 @@ type found struct {
 	four, six            []byte     // compact peers (BEP 23, BEP 7) …
 	list                 []planPeer // … or, when named, with their ids
 	named                bool
+	blocked              *Blocklist // who is on it is left out
 }
 
 // reset makes f empty and keeps its memory.
@@ -490,6 +491,7 @@ func (f *found) peers() int { return len(f.four)/6 + len(f.six)/18 + len(f.list)
 func (f *found) add(s *spot, six bool) {
 	switch {
 	case s.port == 0:
+	case f.blocked != nil && (f.blocked.peer(&s.id) || f.blocked.addr(netip.AddrFrom16(s.ip))):
 	case f.named:
 		f.list = append(f.list, planPeer{netip.AddrPortFrom(netip.AddrFrom16(s.ip).Unmap(), s.port), s.id})
 	case six:

@@ -34,6 +34,11 @@ func remote(r *http.Request) (netip.Addr, error) {
 // announce applies an announce of a peer that is reached at addr, and fills f, which has been reset.
 func (s *Server) announce(now time.Time, r *announceRequest, addr netip.AddrPort, f *found, which families) error {
 	s.announces.Add(1)
+	if f.blocked = s.blocked.Load(); f.blocked != nil && r.event != stopped {
+		if err := f.blocked.refuses(&r.key, &r.peer, addr.Addr()); err != nil {
+			return err
+		}
+	}
 	limit := s.maxPeers
 	if r.numwant >= 0 {
 		limit = min(limit, r.numwant)
@@ -75,6 +80,9 @@ func (s *Server) announce(now time.Time, r *announceRequest, addr netip.AddrPort
 
 // scrape returns the counts of a swarm; ok is false when it is not known.
 func (s *Server) scrape(k *key) (complete, incomplete, ended int64, ok bool) {
+	if b := s.blocked.Load(); b != nil && b.torrents[*k] {
+		return 0, 0, 0, false
+	}
 	complete, incomplete, ended, ok = s.plain.scrape(k)
 	if room := s.room(*k, false); room != nil {
 		complete += int64(room.swarm.seeds)
@@ -93,6 +101,10 @@ func (s *Server) answerAnnounce(b, query []byte, ip netip.Addr, now time.Time, d
 		return appendFailure(b, err.Error())
 	}
 	f.reset(!r.compact)
+	if err := s.blocked.Load().refuses(&r.key, &r.peer, ip); err != nil {
+		s.refused.Add(1)
+		return appendFailure(b, err.Error())
+	}
 	if err := s.announce(now, r, whence(ip, r.ip, r.port), f, anyFamily); err != nil {
 		s.refused.Add(1)
 		return appendFailure(b, err.Error())

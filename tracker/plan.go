@@ -88,7 +88,7 @@ Reply, 200:
 	solo     int: 1 = this is the only live node
 	ttl      int: ms that a lease lasts without progress
 
-Reply, 400 (what was sent is malformed), 409 (another size or piece length than the rest of the swarm), 503
+Reply, 400 (what was sent is malformed), 403 (the operator has blocked this node or torrent), 409 (another size or piece length than the rest of the swarm), 503
 (the tracker is full, or closing): a dictionary with one key, "failure reason", a text.
 */
 

@@ -33,6 +33,11 @@ func (s *Server) servePlan(w http.ResponseWriter, r *http.Request) {
 			said, _ = netip.ParseAddr(q.ip) // a name is passed over
 		}
 		addr = whence(ip, said, q.port)
+		if no := s.blocked.Load().refuses(&q.key, &q.peer, ip, addr.Addr()); err == nil && no != nil {
+			s.refused.Add(1)
+			refuse(w, http.StatusForbidden, no.Error())
+			return
+		}
 	}
 	if err != nil {
 		s.refused.Add(1)

@@ -41,6 +41,7 @@ type Server struct {
 	makePlanner func(blob.Geometry) planner
 	janitor     sync.WaitGroup
 	commons     *commons // nil: no state is shared
+	blocked     atomic.Pointer[Blocklist]
 
 	announces, plans, refused atomic.Int64
 

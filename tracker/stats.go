@@ -21,6 +21,7 @@ type serverStats struct {
 	Swarms        int          `json:"swarms"`
 	Members       int          `json:"members"`
 	Nodes         int          `json:"nodes"`
+	Blocked       int          `json:"blocked"`           // entries of the blocklist
 	Sharing       *sharing     `json:"sharing,omitempty"` // absent: all is in memory
 	Listed        []swarmStats `json:"list"`
 }
@@ -51,6 +52,9 @@ func (s *Server) serveStats(w http.ResponseWriter) {
 	all := serverStats{
 		UptimeSeconds: int64(time.Since(s.began).Seconds()), Announces: s.announces.Load(), Plans: s.plans.Load(), Refused: s.refused.Load(),
 		Listed: []swarmStats{},
+	}
+	if b := s.blocked.Load(); b != nil {
+		all.Blocked = b.Len()
 	}
 	if s.commons != nil {
 		all.Sharing = s.commons.stats()

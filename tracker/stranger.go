@@ -1,6 +1,8 @@
 package tracker
 
 import (
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pantala/pantala/relay"
@@ -133,4 +135,24 @@ func (s *swarm) sample(f *found, id *peerID, limit int, which families, seed boo
 		f.add(&spot{id: m.id, ip: m.addr.Addr().As16(), port: m.addr.Port()}, six)
 	}
 	s.turn += max(1, f.peers())
+}
+
+// expel forgets nodes and plain peers that bad names.
+func (s *swarm) expel(bad func(id *peerID, ip netip.Addr) bool) {
+	now := time.Now()
+	s.gen++
+	for _, n := range slices.Clone(s.nodes) {
+		if bad(&n.member.id, n.member.addr.Addr()) {
+			s.remove(now, n.member)
+		}
+	}
+	s.strangers = slices.DeleteFunc(s.strangers, func(o stranger) bool { return bad(&o.id, o.addr.Addr()) })
+	for id, m := range s.sources {
+		if bad(&id, m.addr.Addr()) {
+			s.sourceGone(now, &id)
+		}
+	}
+	if s.pieces > 0 {
+		s.settle(now)
+	}
 }

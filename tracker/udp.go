@@ -130,6 +130,10 @@ func (d *udpDoor) announce(b, q []byte, ip *[16]byte, now time.Time) []byte {
 		r.numwant = most // the rules of the server cut it further
 	}
 	d.f.reset(false)
+	if err := d.s.blocked.Load().refuses(&r.key, &r.peer, from); err != nil {
+		d.s.refused.Add(1)
+		return udpError(b, q[12:16], err.Error(), maxReplyUDP)
+	}
 	if err := d.s.announce(now, r, whence(from, r.ip, r.port), &d.f, which); err != nil {
 		d.s.refused.Add(1)
 		return udpError(b, q[12:16], err.Error(), maxReplyUDP)

@@ -27,6 +27,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -37,12 +38,13 @@ type app struct {
 	stdout, stderr io.Writer
 	env            []string
 	uid            int
+	reloads        atomic.Bool // SIGHUP means to read files again, not to end
 }
 
 // run does what the command line says and returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr, env: os.Environ(), uid: os.Geteuid()}
-	ctx, stop := untilSignal(context.Background())
+	ctx, stop := untilSignal(context.Background(), &a.reloads)
 	defer stop()
 	if filepath.Base(args[0]) == "mount.pantala" {
 		return a.mountHelper(ctx, args[1:])
@@ -76,8 +78,8 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 var errInterrupted = errors.New("interrupted")
 
 // untilSignal returns a context that ends at the first SIGINT, SIGTERM or SIGHUP. The second one ends the
-// process at once.
-func untilSignal(ctx context.Context) (context.Context, func()) {
+// process at once. While reloads is set SIGHUP is somebody else's.
+func untilSignal(ctx context.Context, reloads *atomic.Bool) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals, done := make(chan os.Signal, 2), make(chan struct{})
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -86,14 +88,19 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 	}
 	go func() {
 		defer close(done)
-		for first := true; ; first = false {
-			if _, ok := <-signals; !ok {
+		for first := true; ; {
+			s, ok := <-signals
+			if !ok {
 				return
+			}
+			if s == syscall.SIGHUP && reloads.Load() {
+				continue
 			}
 			if !first {
 				os.Exit(exitInterrupted)
 			}
 			cancel(errInterrupted)
+			first = false
 		}
 	}()
 	return ctx, func() {

@@ -38,7 +38,7 @@ const trackerExample = `  pantala tracker --listen 10.0.0.1:7700
 func (a *app) trackerCommand() *cobra.Command {
 	var interval, lease time.Duration
 	var peers int
-	var udp, state string
+	var udp, state, blocklist string
 	c := &cobra.Command{
 		Use:     "tracker",
 		Short:   "Run a tracker in the foreground",
@@ -66,19 +66,27 @@ func (a *app) trackerCommand() *cobra.Command {
 					return usagef("--state: %w", err)
 				}
 			}
-			return a.track(c.Context(), conf.Listen, udp, o)
+			return a.track(c.Context(), conf.Listen, udp, blocklist, o)
 		},
 	}
 	c.Flags().DurationVar(&interval, "interval", 30*time.Second, "how often peers announce themselves")
 	c.Flags().DurationVar(&lease, "lease", 2*time.Second, "how long a node may stand still with what it reads from the origin for others")
 	c.Flags().StringVar(&udp, "udp", "", "where to answer BitTorrent clients over UDP: HOST:PORT, or off (default as --listen)")
 	c.Flags().StringVar(&state, "state", "memory", "where trackers share what they know: redis://[user:password@]host:port/0, rediss:// for TLS, or memory")
+	c.Flags().StringVar(&blocklist, "blocklist", "", "file of what is refused, one a line: address or range, info hash, or peer:PREFIX of peer ids; read again when it changes, and on SIGHUP")
 	c.Flags().IntVar(&peers, "max-peers", 2<<20, "how many peers that are not ours are kept, about 100 bytes each; more are refused")
 	return c
 }
 
 // track serves the tracker until a signal comes, and prints its URL. udp is an address, or "off".
-func (a *app) track(ctx context.Context, listen, udp string, o tracker.ServerOptions) error {
+func (a *app) track(ctx context.Context, listen, udp, blocklist string, o tracker.ServerOptions) error {
+	var list *tracker.Blocklist
+	if blocklist != "" {
+		var err error
+		if list, err = readBlocklist(blocklist); err != nil {
+			return err
+		}
+	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return control.Local(fmt.Errorf("tracker: %w: use another --listen address", err))
@@ -94,6 +102,15 @@ func (a *app) track(ctx context.Context, listen, udp string, o tracker.ServerOpt
 		}
 	}
 	t := tracker.NewServer(o)
+	t.Block(list)
+	var watch sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer watch.Wait()
+	defer cancel()
+	if blocklist != "" {
+		a.reloads.Store(true)
+		watch.Go(func() { watchBlocklist(ctx, blocklist, t, o.Log) })
+	}
 	ended := make(chan error, 2)
 	var doors sync.WaitGroup
 	doors.Go(func() { ended <- t.Serve(l) })
