@@ -38,7 +38,7 @@ func (p *Planner) parents(v *vertex, s int) (ps []Parent) {
 		return nil
 	}
 	add := func(u *vertex) {
-		if u == nil || u == v || len(ps) >= maxParents || len(ps) > 0 && (!p.trusted(u) || p.shuns(v, u.ID)) {
+		if u == nil || u == v || len(ps) >= maxParents || len(ps) > 0 && (!p.trusted(u) || u.slots == 0 || p.shuns(v, u.ID)) {
 			return
 		}
 		for _, x := range ps {
@@ -46,7 +46,11 @@ func (p *Planner) parents(v *vertex, s int) (ps []Parent) {
 				return
 			}
 		}
-		ps = append(ps, Parent{ID: u.ID, Rate: p.rate.used / int64(p.k)})
+		rate := p.rate.used / int64(p.k)
+		if len(ps) > 0 && p.restricted(u) {
+			rate = LastResort
+		}
+		ps = append(ps, Parent{ID: u.ID, Rate: rate})
 	}
 	add(parent)
 	grand := parent.trees[s].parent
@@ -54,7 +58,7 @@ func (p *Planner) parents(v *vertex, s int) (ps []Parent) {
 	if !last {
 		add(grand)
 	}
-	if b.at > 0 {
+	if b.at > 0 && !parent.Source {
 		add(parent.trees[s].children[b.at-1])
 	}
 	if grand != nil && !last {
@@ -65,11 +69,16 @@ func (p *Planner) parents(v *vertex, s int) (ps []Parent) {
 			}
 		}
 	}
-	for _, u := range p.sources {
+	// Sources with nothing to do: from several of them at once the rest comes faster. Not everybody is given the same.
+	for i := range p.sources {
+		if !p.idle && len(ps) > 1 {
+			break
+		}
+		u := p.sources[(i+int(v.gen))%len(p.sources)]
 		if len(ps) >= maxParents {
 			break
 		}
-		if !p.restricted(u) {
+		if !p.restricted(u) && u.kids < u.slots {
 			add(u)
 		}
 	}

@@ -157,22 +157,24 @@ func (p *Planner) slowParent(v, u *vertex, s int, rate int64) {
 		return // it has no more itself: who keeps it waiting will be complained of by u
 	case p.now.Sub(v.trees[s].since) < graceFor:
 		return
-	case !p.mayMove():
-		return
 	}
 	full := p.rate.used
 	if full == 0 {
 		full = p.rate.observed()
 	}
-	others := u.heard(Slow, v.ID, p.now)
-	if est := max(1, rate*int64(max(1, u.kids))); full > 0 && est <= full/2 || full == 0 && others >= 2 {
+	if others, children := u.heard(Slow, v.ID, p.now), u.children(); others < min(2, children) {
+		return // the others get what they need, or will say so
+	}
+	if est := rate * int64(u.kids); rate > 0 && full > 0 && est <= full/2 {
 		u.est, u.estAt = est, p.now
-		u.slots = p.slotsFor(u)
-		if full == 0 {
-			u.slots = 0
-		}
-		p.settleHome(u, u.home)
-		p.shelveAll(u)
+		p.refit(u)
+	} else if rate > 0 && full > 0 {
+		return // it sends as much as can be had from anybody
+	} else {
+		p.distrust(u, waryFor)
+	}
+	if !p.mayMove() {
+		return
 	}
 	switch {
 	case u.slots == 0 && u.kids > 0:
@@ -181,7 +183,7 @@ func (p *Planner) slowParent(v, u *vertex, s int, rate int64) {
 		}
 	case u.kids > u.slots:
 		p.shedAll(u)
-	case full > 0 && u.est > 0 && p.heads[s].v != v && p.spareSlots():
+	case p.heads[s].v != v && p.spareSlots():
 		// It can carry them all, if it is to be believed: the way from it to v is what is slow.
 		p.shun(v, u.ID)
 		p.leaveParent(v, s)

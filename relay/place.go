@@ -363,10 +363,11 @@ func (p *Planner) hasten() {
 			idle += max(0, u.slots-u.kids)
 		}
 	}
-	if lacking := len(p.nodes) - len(p.sources); lacking == 0 || idle < lacking*p.k {
+	lacking := len(p.nodes) - len(p.sources)
+	if p.idle = lacking > 0 && idle >= lacking*p.k; !p.idle {
 		return
 	}
-	left := 2 * p.slack()
+	left := 2 * Unit(p.g) * uint32(p.k)
 	for _, v := range p.nodes {
 		if v.Source || !v.Bulk {
 			continue

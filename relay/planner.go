@@ -38,6 +38,7 @@ type Planner struct {
 	started  bool      // some head has completed a piece
 	moves    float64   // how many parents may be taken for slow now: see mayMove
 	movesAt  time.Time
+	idle     bool // sources have more to give than anybody lacks
 }
 
 // vertex is one member and its places.

@@ -45,8 +45,11 @@ type Member struct {
 // Parent is one node that a stripe can be taken from.
 type Parent struct {
 	ID   NodeID
-	Rate int64 // bytes per second granted; 0: whatever there is
+	Rate int64 // bytes per second granted; 0: whatever there is; LastResort: when nobody else is left
 }
+
+// LastResort is the rate granted by the one source that every byte is a loss to.
+const LastResort = 1
 
 // Assignment is what one node is told. Its zero value says: there is no plan, ask whom you like.
 type Assignment struct {

@@ -48,7 +48,6 @@ type lane struct {
 	again []request // parts that were asked for and will not come
 	mark  uint32    // all its pieces below are complete
 	count uint32    // pieces that are complete
-	from  *conn     // who was asked last
 }
 
 // request is a part: some blocks of one piece.
@@ -207,9 +206,6 @@ func (s *Sim) drop(c *conn) {
 	c.dead, c.open = true, false
 	for k := range c.child.lanes {
 		s.takeBack(c, k)
-		if c.child.lanes[k].from == c {
-			c.child.lanes[k].from = nil
-		}
 	}
 	remove(&c.child.conns, c)
 	remove(&c.parent.kids, c)
@@ -257,6 +253,7 @@ func (s *Sim) assigned(n *node, a relay.Assignment) {
 	if s.Origin && a.Head != 0 {
 		s.connect(n, s.source)
 	}
+	s.follow(n)
 	s.fill(n)
 }
 
@@ -283,6 +280,7 @@ func (s *Sim) tick(n *node) {
 	}
 	n.picker.Tick(n.clock())
 	s.hear(n)
+	s.follow(n)
 	s.fill(n)
 	if n.fresh && s.now-n.reported >= reportEvery {
 		s.report(n)
@@ -358,17 +356,9 @@ func (s *Sim) askNext(n *node, k int) bool {
 		return true
 	}
 	piece := s.geo.PieceOf(at)
-	c, planned := s.choose(n, piece, request{first: at, count: 1})
+	c := s.choose(n, piece, request{first: at, count: 1})
 	if c == nil {
 		return false
-	}
-	if planned && l.from != c {
-		if l.from != nil && !l.from.dead {
-			s.takeBack(l.from, k)
-			l.from = c
-			return true // what was taken back comes first
-		}
-		l.from = c
 	}
 	count := min(most, n.picker.Part(c.parent.id))
 	q := request{first: at, count: uint16(count), lane: uint8(k)}
@@ -390,27 +380,44 @@ func (s *Sim) askNext(n *node, k int) bool {
 	return true
 }
 
-// choose is whom to ask, and whether that is according to plan.
-func (s *Sim) choose(n *node, piece uint32, q request) (c *conn, planned bool) {
+// choose is whom to ask.
+func (s *Sim) choose(n *node, piece uint32, q request) *conn {
 	var id relay.NodeID
-	switch {
-	case s.Origin && n.picker.Heads(piece):
+	if s.Origin && n.picker.Heads(piece) {
 		id = s.source.id
 		n.picker.Connected(n.clock(), id)
-	default:
-		var ok bool
-		if id, ok = n.picker.From(n.clock(), piece); ok {
-			break
-		}
-		if n.picker.Planned(piece) {
-			return nil, true
-		}
-		return s.alone(n, q), false
+	} else if from, ok := n.picker.From(n.clock(), piece); ok {
+		id = from
+	} else if n.picker.Planned(piece) {
+		return nil
+	} else {
+		return s.alone(n, q)
 	}
 	if c := n.connTo(id); c != nil && c.open {
-		return c, true
+		return c
 	}
-	return nil, true
+	return nil
+}
+
+// follow takes back what was asked of somebody whom the picker would not ask now.
+func (s *Sim) follow(n *node) {
+	for _, c := range n.conns {
+		for k := range s.k {
+			q := &c.queue[k]
+			for i := q.head; i < len(q.items); {
+				r := q.items[i]
+				piece := s.geo.PieceOf(r.first)
+				id, ok := n.picker.From(n.clock(), piece)
+				if !ok || id == c.parent.id {
+					i++
+					continue
+				}
+				q.items = slices.Delete(q.items, i, i+1)
+				n.lanes[k].putBack(r)
+				n.picker.Dropped(n.clock(), c.parent.id, piece, s.bytes(r))
+			}
+		}
+	}
 }
 
 // alone is whom a node without a plan asks: somebody who has the part, the source last.
