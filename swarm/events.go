@@ -213,6 +213,8 @@ func (e peerHas) apply(l *loop) {
 		return
 	}
 	e.p.have = e.have
+	e.p.count = e.have.count()
+	e.p.seed = e.p.count == l.t.geo.Pieces()
 	e.p.reoffer()
 	l.haveWhole(e.p)
 	l.seekLayers(now())
@@ -226,6 +228,7 @@ func (e peerGot) apply(l *loop) {
 		return
 	}
 	p.have.add(e.piece)
+	p.count++
 	if !p.choking || p.ours() || p.fastSet != nil && p.fastSet.has(e.piece) {
 		p.offered.add(e.piece)
 		l.t.avail.offers[e.piece]++
@@ -307,6 +310,7 @@ func (e submitted) apply(l *loop) {
 		l.t.demanded.Store(now().UnixNano())
 	}
 	l.pending[e.pt.f.class] = append(l.pending[e.pt.f.class], e.pt)
+	l.unsorted = true
 	l.dirty = true
 }
 

@@ -62,7 +62,7 @@ func (t *Torrent) fly(f *flight) error {
 	if s := t.scheme.Load(); s != nil && f.class > blob.Read {
 		most = s.part // what has not come whole cannot be passed on
 	}
-	err := f.deliver(split(t.geo, f.run, most), live)
+	err := f.deliver(split(t.geo, f.run, most), most, live)
 	if err == nil {
 		return nil
 	}
@@ -83,11 +83,13 @@ func (t *Torrent) fly(f *flight) error {
 }
 
 // deliver submits the runs and returns when all were accepted, or with the first error.
-func (f *flight) deliver(todo []blob.Run, live map[*part]struct{}) error {
+// Parts have at most most blocks.
+func (f *flight) deliver(todo []blob.Run, most uint32, live map[*part]struct{}) error {
 	waiting := 0
 	for {
 		// One part that waits for room keeps the pipe full; more would only hold memory.
-		for len(todo) > 0 && waiting < 2 {
+		// Of small parts as many as make a full one, or another piece would be asked for in between.
+		for len(todo) > 0 && (waiting < 2 || waiting*int(most) < blob.MaxBuffer) {
 			buf, err := f.sink.Buffer(f.lend, todo[0])
 			if failed := f.failed(); err != nil && failed != nil {
 				return failed

@@ -180,7 +180,7 @@ func (l *loop) failJob(job *leafJob, err error) {
 func (l *loop) bestForLeaves(job *leafJob) (best *peer) {
 	var first time.Duration
 	for p := range l.peers {
-		if p.closing || !p.v2 || job.tried[p] || !p.have.has(job.piece) {
+		if p.closing || !p.v2 || job.tried[p] || !p.have.has(job.piece) && p.holds[job.piece] == nil {
 			continue
 		}
 		d := p.expect(0, blob.Fault)

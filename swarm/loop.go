@@ -37,10 +37,11 @@ type loop struct {
 	upload uplink
 	haves  telling
 
-	ticked  time.Time // last tick
-	rechoke time.Time // last look at the slots
-	dirty   bool      // schedule may find something to do
-	rearm   bool      // the next tick may be due earlier
+	ticked   time.Time // last tick
+	rechoke  time.Time // last look at the slots
+	unsorted bool      // parts have been added to pending
+	dirty    bool      // schedule may find something to do
+	rearm    bool      // the next tick may be due earlier
 }
 
 // event is something that happened. While it is applied it is the only accessor of the loop.

@@ -1,6 +1,8 @@
 package swarm
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -9,6 +11,10 @@ import (
 // schedule asks peers for the parts that wait, most urgent class first, oldest first within a class.
 func (l *loop) schedule() {
 	for class := range l.pending {
+		if l.unsorted && class > int(blob.Read) && l.t.relaying.Load() {
+			// All nodes of a plan ask in the same order, or a child waits for what its parent asks for last.
+			slices.SortStableFunc(l.pending[class], func(a, b *part) int { return cmp.Compare(a.run.First, b.run.First) })
+		}
 		keep := l.pending[class][:0]
 		for _, pt := range l.pending[class] {
 			if pt.state != queued {
@@ -21,6 +27,7 @@ func (l *loop) schedule() {
 		clear(l.pending[class][len(keep):])
 		l.pending[class] = keep
 	}
+	l.unsorted = false
 }
 
 // place asks the best peer for a part. It reports false when the part has to wait for room at that peer; a
@@ -79,7 +86,11 @@ next:
 				continue next
 			}
 		}
-		if d := p.expect(n, pt.f.class); best == nil || d < first {
+		d := p.expect(n, pt.f.class)
+		if !urgent && p.seed && l.t.relaying.Load() {
+			d += time.Hour // what others can give is not the source's to send again
+		}
+		if best == nil || d < first {
 			best, first = p, d
 		}
 	}
@@ -201,6 +212,7 @@ func (l *loop) requeue(pt *part) {
 	delete(l.active, pt)
 	c := pt.f.class
 	l.pending[c] = append([]*part{pt}, l.pending[c]...)
+	l.unsorted = true
 	l.dirty = true
 }
 
