@@ -19,27 +19,28 @@ const Port = 6881
 type Client struct {
 	Name  string
 	Lacks map[Kind]string // kinds of torrents that it cannot take, and why
+	NoUDP string          // why it asks no tracker over UDP; "": it does
 	need  func(t testing.TB)
 	start func(w *e2etest.World, h *e2etest.Host, t Torrent, dir string, seed bool)
 }
 
 // Clients are all of them.
 var Clients = []Client{
-	{"libtorrent", nil, NeedLibtorrent, func(w *e2etest.World, h *e2etest.Host, t Torrent, dir string, _ bool) {
+	{"libtorrent", nil, "", NeedLibtorrent, func(w *e2etest.World, h *e2etest.Host, t Torrent, dir string, _ bool) {
 		StartLibtorrent(w, h, t.Path, dir, Port).Go()
 	}},
 	{"aria2", map[Kind]string{
 		V2:     "aria2 1.36 knows BEP 3 only",
 		Hybrid: "aria2 1.36 computes another infohash: it encodes the info dictionary anew, without the empty keys of a file tree",
-	}, program("aria2c", "apt-get install aria2"), func(w *e2etest.World, h *e2etest.Host, t Torrent, dir string, seed bool) {
+	}, "aria2 does so only together with its DHT", program("aria2c", "apt-get install aria2"), func(w *e2etest.World, h *e2etest.Host, t Torrent, dir string, seed bool) {
 		Aria2(w, h, t, dir, seed)
 	}},
 	{"transmission", map[Kind]string{
 		V2:     "Transmission 3.00 knows BEP 3 only",
 		Hybrid: "Transmission 3.00 refuses the file: its parser takes the empty keys of a file tree for an error",
-	}, program("transmission-daemon", "apt-get install transmission-daemon"), transmission},
-	{"qbittorrent", nil, program("qbittorrent-nox", "apt-get install qbittorrent-nox"), qbittorrent},
-	{"anacrolix", nil, needAnacrolix, anacrolix},
+	}, "", program("transmission-daemon", "apt-get install transmission-daemon"), transmission},
+	{"qbittorrent", nil, "", program("qbittorrent-nox", "apt-get install qbittorrent-nox"), qbittorrent},
+	{"anacrolix", nil, "", needAnacrolix, anacrolix},
 }
 
 // Need is [e2etest.Need] for the client.
