@@ -426,6 +426,9 @@ type Stats struct {
 	LastError             string
 }
 
+// FromOrigin is how many bytes have come from the origin, those of incomplete pieces too. Lock-free.
+func (b *Blob) FromOrigin() int64 { return b.fromOrigin.Load() }
+
 // Stats returns a snapshot.
 func (b *Blob) Stats() Stats {
 	b.mu.Lock()

@@ -274,9 +274,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 	}
 	if session != nil && c.Origin != nil {
 		session.SetOrigin(true)
-		if f.root.IsZero() {
-			c.Plan = l.plan(session, wake)
-		}
+		c.Plan = l.plan(session, wake)
 	}
 	e, err := n.engine(w.patience)
 	if err != nil {
@@ -331,7 +329,13 @@ func (n *Node) join(l *live, k swarmKey, wake func()) (joined, error) {
 			OnPeers: func(peers []netip.AddrPort) { t.AddPeers(peers...) },
 			OnRoots: func() { t.RootsChanged(); wake() },
 			OnPlan:  wake,
-			Zone:    n.cfg.Zone, Seed: n.cfg.Role == config.Seed, Bulk: l.fill != fetch.FillNever,
+			Read: func() int64 {
+				if b := l.fetching.Load(); b != nil {
+					return b.FromOrigin()
+				}
+				return 0
+			},
+			Zone: n.cfg.Zone, Seed: n.cfg.Role == config.Seed, Bulk: l.fill != fetch.FillNever,
 			OnAssignment: func(a relay.Assignment) {
 				n.logAssignment(l.id.String(), a)
 				t.SetAssignment(a)

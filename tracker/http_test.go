@@ -239,7 +239,7 @@ func TestStatsAndHealth(t *testing.T) {
 // TestPlanIsBencoding has an independent decoder read what we write, and ours read it back.
 func TestPlanIsBencoding(t *testing.T) {
 	q := planRequest{
-		key: key{1}, peer: peerID{2}, port: 3, ip: "10.0.0.1", geometry: small, epoch: 4, seq: 5, gen: 6, log: 7, full: true, stop: true, tree: 9,
+		key: key{1}, peer: peerID{2}, port: 3, ip: "10.0.0.1", geometry: small, epoch: 4, seq: 5, gen: 6, log: 7, full: true, stop: true, tree: 9, read: 10,
 		about: about{bulk: true, origin: true, prefer: true, up: 12, zone: "eu/a"},
 		blame: []relay.Complaint{{Parent: relay.NodeID{3}, Stripe: 1, Reason: relay.Slow, Rate: 5}},
 		want:  true, wait: 8 * time.Millisecond, wish: wish{[]blob.Run{{First: 7, Count: 8}}, []blob.Run{{First: 1, Count: 2}}, []blob.Run{{First: 3, Count: 4}}},

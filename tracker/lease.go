@@ -20,7 +20,8 @@ import (
 //     much as it likes, and gets nothing more until others have caught up. Urgent pieces are counted apart, so
 //     that a blocked reader does not wait for the window ahead of it; a node never gets more than twice its
 //     share of what it is not reading.
-//   - A lease inside the wish, reading included, lives as long as its holder completes any of its leases. One
+//   - A lease inside the wish, reading included, lives as long as its holder completes any of its leases, or says
+//     that more bytes have come from the origin. One
 //     outside was given up, or is read by a transfer that the holder does not count on, and lives as long as
 //     reading a piece usually takes. After that it is stale: it stays with the holder, which may still be
 //     reading, until another node wants the piece, and counts no more.

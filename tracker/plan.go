@@ -42,6 +42,7 @@ Request, at most 4 MiB:
 	piece   int: piece length in bytes, a power of two
 	plan    int: number of the newest assignment that was applied, 0 = none
 	port    int: TCP port of the peer wire, 0 = cannot be reached
+	read    int: bytes that this node has read from the origin so far, of pieces that are not complete too
 	reading string, n × 8: runs of pieces this node is reading from the origin now, with or without a lease, and
 	        has not completed; n ≤ 256
 	role    int: 1 = seed: prefers to read from the origin for others
@@ -141,6 +142,7 @@ type planRequest struct {
 	epoch         int64
 	seq, gen, log int64
 	tree          int64 // number of the assignment
+	read          int64 // bytes from the origin
 	full, stop    bool
 	want          bool
 	wait          time.Duration
@@ -197,6 +199,7 @@ func (r *planRequest) append(b []byte) []byte {
 	b = appendPair(b, "piece", r.geometry.PieceLength)
 	b = appendPair(b, "plan", r.tree)
 	b = appendPair(b, "port", int64(r.port))
+	b = appendPair(b, "read", r.read)
 	b = appendRuns(b, "reading", r.reading)
 	b = appendPair(b, "role", flag(r.prefer))
 	b = appendRoots(b, r.roots)
@@ -254,6 +257,8 @@ func parsePlanRequest(body []byte) (*planRequest, error) {
 			r.tree, err = asInt(raw, maxInt)
 		case "port":
 			port, err = asInt(raw, 65535)
+		case "read":
+			r.read, err = asInt(raw, maxInt)
 		case "reading":
 			reading, err = asString(raw)
 		case "role":

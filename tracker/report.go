@@ -116,6 +116,9 @@ func (s *Session) collect(now time.Time, last *lastSent) (q *planRequest, pieces
 	}
 	q.want, q.wish = true, wish{clip(b.reading, s.pieces), clip(b.urgent, s.pieces), clip(b.ahead, s.pieces)}
 	q.about, q.blame = b.about, b.blame
+	if s.o.Read != nil {
+		q.read = s.o.Read()
+	}
 	if len(b.blame) > 0 {
 		last.urgent = now
 	}

@@ -19,7 +19,7 @@ import (
 //
 //	A joins [have RUNS]         a full report; if that ends the solo of another, 30 ms pass
 //	A arrives [have RUNS]       a full report; no time passes
-//	A wants [reading RUNS] [now RUNS] [ahead RUNS]
+//	A wants [reading RUNS] [now RUNS] [ahead RUNS] [read BYTES]
 //	A did RUNS [wrong]          completed pieces from the origin, with right or wrong roots
 //	A got RUNS                  completed pieces from peers: no roots
 //	A polls | A hangs up        opens, closes a long poll
@@ -251,6 +251,22 @@ var scripts = []struct{ name, script string }{
 		B wants reading 3-5
 		B sees lease 3-5
 		A sees lease 0-1 held 3 roots 2 peers B`},
+	{"bytes that come keep a lease though no piece is complete", `
+		A joins
+		B joins
+		A polls
+		B polls
+		A wants reading 0 read 1
+		B wants now 0
+		+1500ms
+		A wants reading 0 read 20000
+		+1500ms
+		A wants reading 0 read 40000
+		+1500ms
+		A wants reading 0 read 40000
+		B sees held 0 peers A
+		+700ms
+		B sees lease 0`},
 	{"what somebody has is not leased to who reads it", `
 		A joins have 0-9
 		B joins
@@ -544,6 +560,8 @@ func (p *play) line(line string) error {
 					q.urgent = parseList(rest[1])
 				case "ahead":
 					q.ahead = parseList(rest[1])
+				case "read":
+					fmt.Sscan(rest[1], &q.read)
 				default:
 					panic("wants what? " + rest[0])
 				}

@@ -80,6 +80,10 @@ type SessionOptions struct {
 	Plain     bool // speak BEP 3 only, also with trackers that plan
 	Strict    bool // do not accept Claimed roots; every piece is read from the origin, and is Mine
 
+	// Read is how many bytes this node has read of the blob from its origin; nil: not known. It is called often, under a
+	// lock, and must not block. While it grows, leases live though no piece becomes complete.
+	Read func() int64
+
 	// Called one at a time from the session's goroutine; nil: not called. They must not call Close.
 	OnPeers func([]netip.AddrPort) // peers that were not told before
 	OnRoots func()                 // Store has got roots, or lost some

@@ -53,7 +53,8 @@ type node struct {
 	had  uint32 // number of pieces in have; have is nil when it is all of them
 	wish
 	leases     map[uint32]*lease
-	progress   time.Time // when it last completed a piece it had leased
+	read       int64     // bytes from the origin, as it said last
+	progress   time.Time // when it last completed a piece it had leased, or read some of it
 	fed        time.Time // when it last completed any piece, was given a lease, or began to wish
 	starved    bool      // wants what others have and has not got it: see lease.go
 	hard, soft int64     // gen of the newest news that cannot wait, and that can
@@ -174,6 +175,10 @@ func (s *swarm) report(now time.Time, r *planRequest, addr netip.AddrPort) (*nod
 	if (r.want || r.full) && r.seq > n.seq {
 		s.describe(now, n, r.about)
 		s.complain(now, n, r.blame)
+		if r.read > n.read {
+			n.progress = now
+		}
+		n.read = r.read
 	}
 	if r.want && r.seq > n.seq {
 		s.wish(now, n, r.wish)
