@@ -14,9 +14,10 @@ import (
 )
 
 // udpTracker is a UDP tracker that a test scripts: answer is given each packet and says what to send back; nil: nothing.
-func udpTracker(t *testing.T, listen string, answer func(q []byte) []byte) (addr string) {
+// mu is held while answer runs.
+func udpTracker(t *testing.T, mu *sync.Mutex, answer func(q []byte) []byte) (addr string) {
 	t.Helper()
-	c, err := net.ListenPacket("udp", listen)
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,10 +29,14 @@ func udpTracker(t *testing.T, listen string, answer func(q []byte) []byte) (addr
 			if err != nil {
 				return
 			}
-			if r := answer(bytes.Clone(b[:n])); r != nil {
-				if _, err := c.WriteTo(r, from); err != nil {
-					t.Error(err)
-				}
+			mu.Lock()
+			r := answer(bytes.Clone(b[:n]))
+			mu.Unlock()
+			if r == nil {
+				continue
+			}
+			if _, err := c.WriteTo(r, from); err != nil {
+				t.Error(err)
 			}
 		}
 	})
@@ -72,9 +77,10 @@ func TestUDPClientURL(t *testing.T) {
 
 // TestUDPClientBytes: what is sent, byte by byte; an id is used again; what is lost is sent again.
 func TestUDPClientBytes(t *testing.T) {
+	var mu sync.Mutex // guards what follows
 	connects, lost := 0, 0
 	var announces [][]byte
-	addr := udpTracker(t, "127.0.0.1:0", func(q []byte) []byte {
+	addr := udpTracker(t, &mu, func(q []byte) []byte {
 		switch {
 		case len(q) == 16:
 			if connects++; connects == 1 {
@@ -106,6 +112,8 @@ func TestUDPClientBytes(t *testing.T) {
 			t.Errorf("announce %d: %+v", i, r)
 		}
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if connects != 2 || len(announces) != 3 || lost != 2 {
 		t.Fatalf("%d connects, %d announces, %d lost", connects, len(announces), lost)
 	}
@@ -125,6 +133,7 @@ func TestUDPClientBytes(t *testing.T) {
 }
 
 func TestUDPClientFailures(t *testing.T) {
+	var mu sync.Mutex
 	connected := func(q []byte) []byte { return append(append(unhex("00000000"), q[12:16]...), make([]byte, 8)...) }
 	for _, c := range []struct {
 		name   string
@@ -146,12 +155,12 @@ func TestUDPClientFailures(t *testing.T) {
 		}, "answer of 8 bytes to an announce"},
 		{"another action", func(q []byte) []byte { return append(append(unhex("00000002"), q[12:16]...), make([]byte, 8)...) }, "action 2 in answer to 0"},
 	} {
-		s, e := announcer(t, "udp://"+udpTracker(t, "127.0.0.1:0", c.answer))
+		s, e := announcer(t, "udp://"+udpTracker(t, &mu, c.answer))
 		if _, err := s.announce(context.Background(), e, started); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), e.shown) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
-	s, e := announcer(t, "udp://"+udpTracker(t, "127.0.0.1:0", func([]byte) []byte { return nil }))
+	s, e := announcer(t, "udp://"+udpTracker(t, &mu, func([]byte) []byte { return nil }))
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
@@ -166,8 +175,9 @@ func TestUDPClientFailures(t *testing.T) {
 // TestUDPClientForgetsAnOldID: a tracker that was started anew, and says nothing to an id that it has not given out, is
 // asked for a new one.
 func TestUDPClientForgetsAnOldID(t *testing.T) {
+	var mu sync.Mutex // guards id
 	id := byte(1)
-	addr := udpTracker(t, "127.0.0.1:0", func(q []byte) []byte {
+	addr := udpTracker(t, &mu, func(q []byte) []byte {
 		switch {
 		case len(q) == 16:
 			return append(append(unhex("00000000"), q[12:]...), 0, 0, 0, 0, 0, 0, 0, id)
@@ -181,7 +191,9 @@ func TestUDPClientForgetsAnOldID(t *testing.T) {
 		if _, err := s.announce(context.Background(), e, none); err != nil {
 			t.Fatal(err)
 		}
+		mu.Lock()
 		id++
+		mu.Unlock()
 	}
 }
 
@@ -270,7 +282,8 @@ func FuzzUDPReply(f *testing.F) {
 
 func TestPingUDP(t *testing.T) {
 	d := door(t, ServerOptions{})
-	addr := udpTracker(t, "127.0.0.1:0", func(q []byte) []byte { return d.answer(nil, q, from16("127.0.0.1"), d.s.began) })
+	var mu sync.Mutex
+	addr := udpTracker(t, &mu, func(q []byte) []byte { return d.answer(nil, q, from16("127.0.0.1"), d.s.began) })
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := PingUDP(ctx, "udp://"+addr); err != nil {
