@@ -45,6 +45,8 @@ type relaying struct {
 	until   time.Time                  // bulk waits for the first assignment until then
 	logged  time.Time
 	offered bool                        // peers told of blocks since the last tick
+	front   [relay.MaxStripes]uint32    // the first piece that is not complete
+	moved   [relay.MaxStripes]time.Time // when it last changed
 	came    [relay.MaxStripes]time.Time // when something came last
 }
 
@@ -72,7 +74,7 @@ func (e assigned) apply(l *loop) {
 	}
 	r.picker.Assign(at, e.a)
 	for i := range r.came {
-		r.came[i] = at
+		r.came[i], r.moved[i], r.front[i] = at, at, 0
 	}
 	for p := range l.peers {
 		p.marks = nil
@@ -230,10 +232,39 @@ func (l *loop) parent(pt *part) (*peer, parentVerdict) {
 		return nil, noParent
 	case !p.ours() && !p.offers(pt.piece):
 		return nil, waitForParent
+	case l.farAhead(pt.piece, r.picker.Room(id)/blockSize+int(p.inflight.Load()), at):
+		return nil, waitForParent
 	case r.picker.Room(id) < int(n) && p.inflight.Load() > 0 || int(p.inflight.Load()+int32(pt.run.Count)) > p.queue:
 		return nil, waitForParent
 	}
 	return p, askParent
+}
+
+// frontPatience is how long the first incomplete piece of a stripe may hold up those behind it.
+const frontPatience = 500 * time.Millisecond
+
+// farAhead reports whether a piece is further behind the first incomplete one of its stripe than the blocks that
+// may be outstanding at the parent reach. Calls of Fetch begin in any order, and what the parent itself asks for
+// last would otherwise take up all that may be asked of it.
+func (l *loop) farAhead(piece uint32, blocks int, at time.Time) bool {
+	r, n := &l.relay, l.t.geo.Pieces()
+	k, unit := uint32(r.a.Stripes), relay.Unit(r.geo)
+	s := relay.Stripe(r.geo, piece, int(k))
+	front := max(r.front[s], uint32(s)*unit)
+	for front < n && l.ours.has(front) {
+		if front++; front%unit == 0 {
+			front += (k - 1) * unit
+		}
+	}
+	if front != r.front[s] {
+		r.front[s], r.moved[s] = front, at
+	}
+	if piece <= front || at.Sub(r.moved[s]) > frontPatience {
+		return false
+	}
+	// In pieces of the stripe.
+	ahead := (piece/unit-front/unit)/k*unit + piece%unit - front%unit
+	return ahead > uint32(max(1, blocks/int(l.t.geo.bpp)))+1
 }
 
 // spread is how many blocks may be asked of one node that has finished, so that they are spread over all of them:
