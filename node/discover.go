@@ -67,7 +67,7 @@ func (f *finders) finds() bool { return f.lsd != nil || f.dht != nil }
 func (n *Node) discover() error {
 	c, addr := n.cfg, n.swarm.Addr()
 	n.finders.known = knownPeers{knownDir(c.State)}
-	if err := n.finders.known.sweep(n.store); err != nil {
+	if err := n.finders.known.sweep(n.store, n.library()); err != nil {
 		n.log.Warn("old lists of known peers stay", "err", err)
 	}
 	if c.LSD == config.On || c.LSD == config.Auto && !addr.Addr().IsLoopback() {

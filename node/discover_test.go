@@ -236,13 +236,13 @@ func TestKnownPeersFiles(t *testing.T) {
 		}
 	}
 	n := start(t, conf(t))
-	if err := k.sweep(n.store); err != nil {
+	if err := k.sweep(n.store, n.library()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(k.dir, k.name(id))); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file of a blob that is gone is still there: %v", err)
 	}
-	if err := (knownPeers{filepath.Join(k.dir, "none")}).sweep(n.store); err != nil {
+	if err := (knownPeers{filepath.Join(k.dir, "none")}).sweep(n.store, n.library()); err != nil {
 		t.Error(err)
 	}
 }

@@ -94,7 +94,7 @@ func (k knownPeers) write(name string, all []netip.AddrPort) error {
 }
 
 // sweep removes the files of blobs that are not in the store any more, and what was being written.
-func (k knownPeers) sweep(s *blockio.Store) error {
+func (k knownPeers) sweep(s *blockio.Store, l library) error {
 	known := map[string]bool{nodesName: true}
 	for _, i := range s.List() {
 		known[k.name(i.ID)] = true
@@ -105,7 +105,7 @@ func (k knownPeers) sweep(s *blockio.Store) error {
 	}
 	var errs []error
 	for _, f := range files {
-		if !known[f.Name()] {
+		if !known[f.Name()] && !l.has(f.Name()) {
 			errs = append(errs, os.Remove(filepath.Join(k.dir, f.Name())))
 		}
 	}

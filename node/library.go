@@ -91,6 +91,16 @@ func (l library) get(id blob.ID) (*metainfo.MetaInfo, bool) {
 	return &metainfo.MetaInfo{Info: info}, true
 }
 
+// has reports whether a torrent with this id, written as a file name, is remembered.
+func (l library) has(name string) bool {
+	for _, ext := range []string{".torrent", ".info"} {
+		if _, err := os.Stat(filepath.Join(l.dir, name+ext)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // from is the torrent that came from source.
 func (l library) from(source string) (*metainfo.MetaInfo, bool) {
 	raw, err := os.ReadFile(l.link(source))

@@ -474,3 +474,60 @@ func TestPrivate(t *testing.T) {
 		t.Errorf("a tracker that is not the torrent's was asked %d times", asked)
 	}
 }
+
+// TestManyFiles: a torrent of many small files, and one of more than this process can open.
+func TestManyFiles(t *testing.T) {
+	const many = 4 * manyParts
+	root, files := filepath.Join(t.TempDir(), "set"), map[string][]byte{}
+	for i := range many {
+		name := fmt.Sprintf("d%d/f%d", i%7, i)
+		files[name] = origintest.Bytes(uint64(i), 1000+i)
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), files[name], 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := start(t, conf(t))
+	reply, err := first.Share(patient(t), control.ShareRequest{Path: root, Version: "hybrid"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, conf(t))
+	dir, st := getTree(t, n, reply.Magnet, control.Options{})
+	sameTree(t, dir, files)
+	if st.FromPeers != reply.Size {
+		t.Errorf("%+v", st)
+	}
+	if err := roomFor(1 << 30); !errors.Is(err, control.ErrLocal) || !strings.Contains(err.Error(), "ulimit -n") {
+		t.Errorf("a torrent of a billion files: %v", err)
+	}
+}
+
+// TestKnownPeersOfTorrents: who was good for a torrent is remembered across a restart, as for a blob.
+func TestKnownPeersOfTorrents(t *testing.T) {
+	root, files := writeTree(t)
+	first := start(t, conf(t))
+	reply, err := first.Share(patient(t), control.ShareRequest{Path: root}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := conf(t)
+	n := start(t, c)
+	d, err := n.Download(patient(t), reply.Magnet+"&so=0", control.Options{}, 0, noProgress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Wait(patient(t), blob.Hash{}, func(control.Transfer) {}); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	if err := n.Close(patient(t)); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := metainfo.ParseMagnet(reply.Magnet)
+	m.Peers, m.Trackers = nil, nil
+	dir, _ := getTree(t, start(t, c), m.String(), control.Options{})
+	sameTree(t, dir, files)
+}
