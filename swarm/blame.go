@@ -66,7 +66,7 @@ func (l *loop) judge(job *leafJob, try *leafTry, folded blob.Hash) {
 	if trust > blob.Claimed && l.t.wholesome(try.piece) {
 		// anacrolix/torrent answers a request for leaves with the piece layer. It is not asked for hashes again, and
 		// what it says of the bytes is checked with others' leaves, or by the whole piece.
-		l.strike(try.p, l.t.geo.PieceBlocks(try.piece))
+		l.t.log.Debug("hashes of a piece do not lead to its root", "addr", try.p.addr, "piece", try.piece)
 		try.p.rejects, l.stingy = maxDeaf, true
 		return
 	}
