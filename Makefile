@@ -41,7 +41,7 @@ bench: ## whole system beside rivals; BENCH=regexp, BENCH_SIZE=1GiB, PKG=./blob 
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
 
 bench-rivals: ## install what the benchmarks compare with (Debian, root)
-	apt-get install -y --no-install-recommends nginx-light fuse3 rclone aria2 python3-libtorrent opentracker
+	apt-get install -y --no-install-recommends nginx-light fuse3 rclone aria2 python3-libtorrent opentracker iproute2
 	@command -v chihaya >/dev/null || [ -x bin/chihaya ] || echo "for the tracker benchmarks beside chihaya: git clone https://github.com/chihaya/chihaya && go build -C chihaya -o $(CURDIR)/bin/chihaya ./cmd/chihaya"
 
 e2e: ## end-to-end tests alone; FULL=1 for 1 GiB files and fifty kills

@@ -3,6 +3,8 @@
 #   fuse         /dev/fuse, and root or fusermount3    nginx       the origin of the tests
 #   fusermount   fusermount3, also for root            libtorrent  a foreign BitTorrent client
 #   race         a C compiler, for go test -race
+#   clients      aria2, Transmission, qBittorrent, opentracker
+#   netns        network namespaces with bridges and shaped links
 #   redis        redis-server or valkey-server: state that trackers share
 # Exit status 1 when something is missing.
 set -u
@@ -34,6 +36,19 @@ for need in "$@"; do
 		;;
 	redis)
 		command -v redis-server >/dev/null || command -v valkey-server >/dev/null || lack redis-server "apt-get install redis-server"
+		;;
+	clients)
+		for p in aria2c:aria2 transmission-daemon:transmission-daemon transmission-show:transmission-cli qbittorrent-nox:qbittorrent-nox opentracker:opentracker; do
+			command -v "${p%:*}" >/dev/null || lack "${p%:*}" "apt-get install ${p#*:}"
+		done
+		;;
+	netns)
+		if command -v ip >/dev/null && command -v tc >/dev/null; then
+			unshare --net sh -c 'ip link add br0 type bridge && ip link add v0 type veth peer name v1 && tc qdisc add dev v0 root tbf rate 1mbit burst 32kb latency 50ms' >/dev/null 2>&1 ||
+				lack namespaces "root with CAP_SYS_ADMIN and CAP_NET_ADMIN, and the modules bridge, veth and sch_tbf"
+		else
+			lack ip "apt-get install iproute2"
+		fi
 		;;
 	race)
 		command -v "${CC:-gcc}" >/dev/null || lack "${CC:-gcc}" "apt-get install gcc libc6-dev (the race detector needs cgo)"

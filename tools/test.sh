@@ -10,8 +10,8 @@ bash tools/prereq.sh fuse nginx || {
 	exit 1
 }
 if [ "$(id -u)" != 0 ]; then
-	echo "not root: tests of passthrough, cgroups and foreign users are skipped" >&2
-elif bash tools/prereq.sh fusermount libtorrent redis; then
+	echo "not root: tests of passthrough, cgroups, foreign users and networks are skipped" >&2
+elif bash tools/prereq.sh fusermount libtorrent redis clients netns; then
 	export CI=true # everything is there: a test that would skip fails instead
 else
 	echo "make test goes on; tests that need these are skipped" >&2
@@ -21,6 +21,7 @@ step() { printf '\n== %s\n' "$*"; }
 step "vet"
 $GO vet ./...
 $GO vet -C tools ./...
+$GO vet -C tools/anacrolix-peer ./...
 step "layers"
 $GO test -count=1 .
 step "unit tests"
