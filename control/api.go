@@ -159,6 +159,7 @@ type Status struct {
 	Version  string    `json:"version,omitempty"`
 	State    string    `json:"state,omitempty"`
 	Listen   string    `json:"listen,omitempty"` // the address that peers reach
+	Zone     string    `json:"zone,omitempty"`   // where it says that it stands
 	Started  time.Time `json:"started,omitzero"`
 	Mounts   []Mount   `json:"mounts"`
 	Shares   []Share   `json:"shares"`
@@ -225,7 +226,18 @@ type Tracker struct {
 	Blob      string `json:"blob"`
 	State     string `json:"state"`
 	Peers     int    `json:"peers"`
+	Nodes     int    `json:"nodes"`  // live nodes of the swarm, this one included
+	Leases    int    `json:"leases"` // pieces that this node reads from the origin for all
+	Zone      string `json:"zone,omitempty"`
+	Alone     bool   `json:"alone,omitempty"` // it shares its state with other trackers, and cannot reach it
+	Tree      *Tree  `json:"tree,omitempty"`  // absent: it plans nothing, or nothing is needed
 	LastError string `json:"last_error,omitempty"`
+}
+
+// Tree is this node's place in the relay trees of a blob.
+type Tree struct {
+	Head    []int      `json:"head"`    // stripes that this node reads from the source
+	Parents [][]string `json:"parents"` // addresses, of each stripe, best first
 }
 
 // Usage is how full the cache is, in bytes.

@@ -14,7 +14,7 @@ import (
 // Status implements control.Node.
 func (n *Node) Status(context.Context) (control.Status, error) {
 	s := control.Status{
-		PID: os.Getpid(), Version: n.opts.Version, State: n.cfg.State, Listen: n.swarm.Addr().String(), Started: n.started,
+		PID: os.Getpid(), Version: n.opts.Version, State: n.cfg.State, Listen: n.swarm.Addr().String(), Zone: n.cfg.Zone, Started: n.started,
 		Mounts: []control.Mount{}, Shares: []control.Share{}, Peers: []control.Peer{}, Trackers: []control.Tracker{},
 	}
 	n.mu.Lock()
@@ -120,7 +120,25 @@ func (n *Node) addPeers(s *control.Status, l *live, seen map[blob.ID]bool) {
 				continue
 			}
 			t := one.Status()
-			s.Trackers = append(s.Trackers, control.Tracker{URL: redact(t.URL), Blob: l.id.String(), State: t.State, Peers: t.Peers, LastError: t.LastError})
+			s.Trackers = append(s.Trackers, control.Tracker{
+				URL: redact(t.URL), Blob: l.id.String(), State: t.State, Peers: t.Peers, Nodes: t.Nodes, Leases: t.Leases,
+				Zone: t.Zone, Alone: t.Alone, Tree: placeOf(t.Tree), LastError: t.LastError,
+			})
 		}
 	}
+}
+
+// placeOf is a place in the relay trees for people.
+func placeOf(t *tracker.Tree) *control.Tree {
+	if t == nil {
+		return nil
+	}
+	out := &control.Tree{Head: t.Head, Parents: make([][]string, len(t.Parents))}
+	for k, parents := range t.Parents {
+		out.Parents[k] = []string{}
+		for _, addr := range parents {
+			out.Parents[k] = append(out.Parents[k], addr.String())
+		}
+	}
+	return out
 }

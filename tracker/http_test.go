@@ -261,7 +261,7 @@ func TestPlanIsBencoding(t *testing.T) {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
 	r := planReply{
-		epoch: 1, gen: 2, log: 3, interval: 4 * time.Millisecond, ttl: 5 * time.Millisecond, nodes: 6, pace: 7 * time.Millisecond, solo: true, resync: true,
+		epoch: 1, gen: 2, log: 3, interval: 4 * time.Millisecond, ttl: 5 * time.Millisecond, nodes: 6, pace: 7 * time.Millisecond, alone: true, solo: true, resync: true,
 		place: &place{
 			number:     3,
 			Assignment: relay.Assignment{Gen: 4, Stripes: 2, Head: 2, Parents: [][]relay.Parent{{{ID: relay.NodeID{5}, Rate: 6}, {ID: relay.NodeID{7}}}, {}}},

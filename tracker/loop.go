@@ -228,6 +228,7 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	s.status.URL, s.status.LastError = e.shown, ""
 	s.status.LastReply = time.Now()
 	s.status.Exchanges++
+	s.status.Alone = r.alone
 	s.status.Peers += len(r.peers)
 	if r.nodes > 0 {
 		s.status.Nodes = int(r.nodes)

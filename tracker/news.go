@@ -40,7 +40,8 @@ func (s *swarm) reply(n *node) *planReply {
 	r := &planReply{
 		epoch: s.epoch, gen: s.gen, log: n.toldLog, interval: s.interval, ttl: s.leaseFor,
 		nodes: int64(len(s.nodes) + s.strange()), solo: len(s.nodes) == 1 && s.strange() == 0,
-		held: s.heldFrom(n), pace: s.pace(), place: s.newPlace(n),
+		alone: s.abroad != nil && !s.abroad.joined,
+		held:  s.heldFrom(n), pace: s.pace(), place: s.newPlace(n),
 	}
 	mine := make([]uint32, 0, len(n.leases))
 	for i, l := range n.leases {

@@ -63,6 +63,7 @@ Request, at most 4 MiB:
 
 Reply, 200:
 
+	alone    int: 1 = this tracker shares its state with others, but cannot reach it now
 	disputed string, n × 8: runs of pieces whose roots contradict one another: drop what was claimed about them,
 	         read them from the origin
 	epoch    int: a number drawn when the tracker first heard of the swarm. A change means that the tracker
@@ -336,6 +337,7 @@ type planReply struct {
 	pace            time.Duration
 	nodes           int64
 	solo, resync    bool
+	alone           bool
 	lease, held     []blob.Run
 	disputed        []blob.Run
 	roots           []pieceRoot
@@ -346,6 +348,7 @@ type planReply struct {
 // append writes the reply behind b.
 func (r *planReply) append(b []byte) []byte {
 	b = append(b, 'd')
+	b = appendPair(b, "alone", flag(r.alone))
 	b = appendRuns(b, "disputed", r.disputed)
 	b = appendPair(b, "epoch", r.epoch)
 	b = appendPair(b, "gen", r.gen)
@@ -367,10 +370,12 @@ func (r *planReply) append(b []byte) []byte {
 // parsePlanReply reads a reply about a blob of n pieces.
 func parsePlanReply(body []byte, n uint32) (*planReply, error) {
 	r := new(planReply)
-	var interval, ttl, pace, solo, resync int64
+	var interval, ttl, pace, solo, resync, alone int64
 	err := eachPair(body, func(k string, raw []byte) (err error) {
 		var s []byte
 		switch k {
+		case "alone":
+			alone, err = asInt(raw, 1)
 		case "disputed":
 			if s, err = asString(raw); err == nil {
 				r.disputed, err = parseRuns(k, s, n, maxHeld)
@@ -423,7 +428,7 @@ func parsePlanReply(body []byte, n uint32) (*planReply, error) {
 		err = fmt.Errorf("%w: plan reply without epoch", blob.ErrInvalid)
 	}
 	r.interval, r.ttl = time.Duration(interval)*time.Millisecond, time.Duration(ttl)*time.Millisecond
-	r.pace = time.Duration(pace) * time.Millisecond
+	r.pace, r.alone = time.Duration(pace)*time.Millisecond, alone == 1
 	r.solo, r.resync = solo == 1, resync == 1
 	return r, err
 }

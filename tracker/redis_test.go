@@ -270,12 +270,15 @@ func TestSharedStateDies(t *testing.T) {
 	a.store.put(20, rootOf(20), blob.Direct)
 	c := participate(t, one, 3, nil)
 	c.until(t, "the root, from the same tracker", func() bool { root, _ := c.store.Root(20); return root == rootOf(20) })
+	a.until(t, "that its status says so", func() bool { return a.Status().Alone })
 	if a.Status().Exchanges <= before {
 		t.Error("no exchanges without the store")
 	}
 
 	redis.start()
 	connected(t, 2, one, two)
+	a.Want(nil, []blob.Run{{First: 21, Count: 1}}, nil)
+	a.until(t, "that its status says so no more", func() bool { return !a.Status().Alone })
 	b.until(t, "what happened meanwhile", func() bool { root, _ := b.store.Root(20); return root == rootOf(20) })
 	b.until(t, "who came meanwhile", func() bool { return b.knows(netip.MustParseAddrPort("127.0.0.1:1003")) && b.Status().Nodes == 3 })
 }

@@ -182,7 +182,8 @@ type Status struct {
 	LastReply time.Time `json:"last_reply"`
 	LastError string    `json:"last_error,omitempty"`
 	Zone      string    `json:"zone,omitempty"`
-	Tree      *Tree     `json:"tree,omitempty"` // nil: there is no plan
+	Alone     bool      `json:"alone,omitempty"` // the tracker shares its state with others, and cannot reach it
+	Tree      *Tree     `json:"tree,omitempty"`  // nil: there is no plan
 }
 
 // Tree is this node's place in the relay trees, for people.

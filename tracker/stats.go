@@ -27,17 +27,19 @@ type serverStats struct {
 }
 
 type swarmStats struct {
-	Key        string `json:"key"`
-	Size       int64  `json:"size"` // bytes; 0: no node has said
-	Pieces     uint32 `json:"pieces"`
-	Members    int    `json:"members"`
-	Complete   int    `json:"complete"`
-	Nodes      int    `json:"nodes"`
-	Leases     int    `json:"leases"`
-	Granted    int64  `json:"leases_granted"`
-	Roots      int    `json:"roots"`
-	Disputed   int    `json:"disputed"`
-	PatienceMS int64  `json:"lease_ms"`
+	Key        string     `json:"key"`
+	Size       int64      `json:"size"` // bytes; 0: no node has said
+	Pieces     uint32     `json:"pieces"`
+	Members    int        `json:"members"`
+	Complete   int        `json:"complete"`
+	Nodes      int        `json:"nodes"`
+	Leases     int        `json:"leases"`
+	Granted    int64      `json:"leases_granted"`
+	Roots      int        `json:"roots"`
+	Disputed   int        `json:"disputed"`
+	PatienceMS int64      `json:"lease_ms"`
+	Elsewhere  int        `json:"elsewhere"`      // nodes that report to other trackers
+	Plan       *planStats `json:"plan,omitempty"` // absent: none is needed
 }
 
 // keep cuts the list to the biggest swarms.
@@ -74,9 +76,15 @@ func (s *Server) serveStats(w http.ResponseWriter) {
 	s.mu.RLock()
 	rooms := maps.Clone(s.rooms)
 	s.mu.RUnlock()
+	planned := 0
 	for k, r := range rooms {
 		r.mu.Lock()
 		one := r.swarm.stats()
+		if planned < maxListed {
+			if one.Plan = r.swarm.planStats(); one.Plan != nil {
+				planned++
+			}
+		}
 		r.mu.Unlock()
 		complete, incomplete, _, _ := s.plain.scrape(&k)
 		one.Members += int(complete + incomplete)
@@ -99,5 +107,6 @@ func (s *swarm) stats() swarmStats {
 	return swarmStats{
 		Size: s.geometry.Size, Pieces: s.pieces, Members: len(s.members), Complete: s.seeds, Nodes: len(s.nodes),
 		Leases: len(s.leases), Granted: s.granted, Roots: len(s.roots), Disputed: len(s.disputed), PatienceMS: s.patience.Milliseconds(),
+		Elsewhere: s.strange(),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -61,7 +62,7 @@ func (a *app) printStatus(s control.Status) error {
 		fmt.Fprintf(a.stdout, "No daemon runs in %s: nothing is mounted or shared.\n", s.State)
 		return nil
 	}
-	fmt.Fprintf(a.stdout, "pantala %s, pid %d, up %v, peers connect to %s, state in %s\n", s.Version, s.PID, time.Since(s.Started).Round(time.Second), s.Listen, s.State)
+	fmt.Fprintf(a.stdout, "pantala %s, pid %d, up %v, peers connect to %s, state in %s%s\n", s.Version, s.PID, time.Since(s.Started).Round(time.Second), s.Listen, s.State, zoneOf(s))
 	if u := s.Cache; u != nil {
 		quota := "no quota"
 		if u.Quota > 0 {
@@ -92,6 +93,12 @@ func (a *app) printStatus(s control.Status) error {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s/s\t%s\t%s\n", p.Addr, size(p.Downloaded), size(p.Uploaded), size(p.Rate), client, short(p.Blob))
 		}
 	}
+	if len(s.Trackers) > 0 {
+		fmt.Fprintln(w, "\nTRACKER\tSTATE\tNODES\tLEASES\tPLAN\tBLOB")
+		for _, t := range s.Trackers {
+			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\n", short(t.URL), t.State, t.Nodes, t.Leases, placeIn(t.Tree), short(t.Blob))
+		}
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -101,11 +108,43 @@ func (a *app) printStatus(s control.Status) error {
 		}
 	}
 	for _, t := range s.Trackers {
+		if t.Alone {
+			fmt.Fprintf(a.stdout, "\ntracker %s: cannot reach the state it shares with others: it goes on from memory\n", t.URL)
+		}
 		if t.LastError != "" {
 			fmt.Fprintf(a.stdout, "\ntracker %s: %s: %s\n", t.URL, t.State, oneLine(t.LastError))
 		}
 	}
 	return nil
+}
+
+// zoneOf is where the node says that it stands.
+func zoneOf(s control.Status) string {
+	if s.Zone == "" {
+		return ""
+	}
+	return ", zone " + s.Zone
+}
+
+// placeIn says in one cell from whom this node takes which stripe.
+func placeIn(t *control.Tree) string {
+	if t == nil {
+		return "-"
+	}
+	var all []string
+	for k, parents := range t.Parents {
+		switch {
+		case slices.Contains(t.Head, k) && len(parents) == 0:
+			all = append(all, fmt.Sprintf("%d: origin", k))
+		case slices.Contains(t.Head, k):
+			all = append(all, fmt.Sprintf("%d: source %s", k, parents[0]))
+		case len(parents) > 0:
+			all = append(all, fmt.Sprintf("%d: %s", k, parents[0]))
+		default:
+			all = append(all, fmt.Sprintf("%d: anybody", k))
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
