@@ -14,7 +14,8 @@
 // beside it, a million in a hundred megabytes (crowd.go: one swarm; plain.go: all of them). server.go and poll.go put
 // HTTP around both, plan.go is what our nodes exchange with it, byte by byte, and announce.go what everybody else
 // does; plainserve.go joins the two kinds of peers. udp.go and udpsocket.go are the same over UDP. front.go
-// and fronthead.go answer announces and scrapes over HTTP, and hand all else to net/http. session.go, loop.go, report.go, exchange.go and udpclient.go are the client. bencode.go reads both sides' messages
+// and fronthead.go answer announces and scrapes over HTTP, and hand all else to net/http. session.go, loop.go,
+// report.go, exchange.go and udpclient.go are the client. bencode.go reads both sides' messages
 // within bounds: the library for it recurses without limit and believes string lengths, which a server for
 // anybody must not.
 //
