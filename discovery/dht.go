@@ -144,6 +144,28 @@ func (d *DHT) AddNode(a netip.AddrPort) {
 	}
 }
 
+// AddHosts is AddNode for nodes that are named HOST:PORT, as the "nodes" of a torrent are. It looks them up in the
+// background, at most 16 of them.
+func (d *DHT) AddHosts(hosts []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || len(hosts) == 0 {
+		return
+	}
+	hosts = slices.Clone(hosts[:min(len(hosts), maxTrials)])
+	d.wg.Go(func() {
+		for _, h := range hosts {
+			addrs, err := resolve(d.ctx, h, d.six)
+			if err != nil {
+				d.log.Debug("DHT: node of a torrent", "addr", h, "err", err)
+			}
+			for _, a := range addrs {
+				d.AddNode(a)
+			}
+		}
+	})
+}
+
 // Announce tells the network that a peer of key is reached at this host and port (0: the port of the DHT itself),
 // and looks for others, now and every 15 minutes, until stop is called.
 func (d *DHT) Announce(key [20]byte, port uint16) (stop func()) {

@@ -78,6 +78,14 @@ func TestThreeNodes(t *testing.T) {
 	}
 }
 
+// TestHostsOfTorrents: a node that knows nobody joins by the nodes that a torrent names, among which some are not
+// there.
+func TestHostsOfTorrents(t *testing.T) {
+	a, b := newDHT(t, DHTOptions{}), newDHT(t, DHTOptions{})
+	b.AddHosts([]string{"no such host:1", "x", "127.0.0.1:1", a.Addr().String()})
+	until(t, "they know each other", func() bool { return len(a.Nodes()) == 1 && len(b.Nodes()) == 1 })
+}
+
 // TestThirtyNodes: all know the first only; an announce of one is found by another, though none asks all.
 func TestThirtyNodes(t *testing.T) {
 	nodes := make([]*DHT, 30)

@@ -47,6 +47,9 @@ func (n *Node) findTorrent(ctx context.Context, source string, o control.Options
 		return found{}, err
 	}
 	n.shelve(m, redact(source))
+	if d := n.finders.dht; d != nil && !m.Info.Private {
+		d.AddHosts(m.Nodes)
+	}
 	f := n.foundTorrent(m)
 	f.warnings = append(f.warnings, warnings...)
 	return f, f.check()
