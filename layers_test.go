@@ -19,7 +19,7 @@ const module = "github.com/pantala/pantala"
 // A room imports only rooms of lower layers: rooms of one layer do not know each other.
 var layers = [][]string{
 	{"blob"},                           // the vocabulary: knows the standard library only
-	{"pace"},                           // when bytes may move
+	{"pace", "codec"},                  // when bytes may move, and how short
 	{"mmap", "relay", "bencode"},       // mapped regions; who passes what on to whom; the encoding of BEP 3
 	{"metainfo"},                       // what a .torrent and a magnet link say
 	{"peerwire", "tracker", "blockio"}, // the wire, the scheduler, the disk

@@ -40,13 +40,18 @@ const (
 const (
 	// RunWait: blocks that the asked does not hold yet are to be sent as soon as it does.
 	RunWait uint8 = 1 << 0
-	// RunLZ4 and RunZstd are kept for payload that was compressed on the way; nobody sets them yet.
-	RunLZ4  uint8 = 1 << 4
+	// RunLZ4 is kept for another compression; nobody sets it yet.
+	RunLZ4 uint8 = 1 << 4
+	// RunZstd: payload may come compressed.
 	RunZstd uint8 = 1 << 5
 )
 
 // DataLast marks the data message after which nothing more will come for its request.
 const DataLast uint8 = 1 << 0
+
+// DataZstd says that the payload is one frame of Zstandard (RFC 8878) that holds Bytes bytes of the blob, and is
+// shorter. It is set only where the request had [RunZstd].
+const DataZstd uint8 = 1 << 5
 
 // Reason says why a run, or the rest of it, is not served.
 type Reason uint8

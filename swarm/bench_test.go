@@ -32,9 +32,9 @@ func seederMain() {
 	o := swarm.Options{Listen: "127.0.0.1:0"}
 	store := func() *swarmtest.MemStore { return swarmtest.NewSeed(benchGeometry, benchData()) }
 	if at := os.Getenv(listenEnv); at != "" {
-		o.Listen = at
+		o.Listen, o.NoCompress = at, os.Getenv(plainEnv) != ""
 		store = func() *swarmtest.MemStore {
-			return swarmtest.NewSeed(linkGeometry, swarmtest.Random(linkGeometry.Size, 1))
+			return swarmtest.NewSeed(linkGeometry, linkData())
 		}
 	}
 	n, err := swarm.NewNode(o)

@@ -48,9 +48,9 @@ func needNet(t testing.TB) {
 	t.Skipf("network namespaces: %v (needs root and iproute2)", err)
 }
 
-// slowLink makes two namespaces with a veth between them, the first of which sends at 40 Mbit/s from a queue of 50
+// slowLink makes two namespaces with a veth between them, the first of which sends at a rate from a queue of 50
 // ms, as that of a home router.
-func slowLink(t testing.TB) (seeder, leecher string) {
+func slowLink(t testing.TB, rate string) (seeder, leecher string) {
 	t.Helper()
 	base := fmt.Sprintf("pt%d", os.Getpid())
 	seeder, leecher = base+"a", base+"b"
@@ -69,7 +69,7 @@ func slowLink(t testing.TB) (seeder, leecher string) {
 		run(fmt.Sprintf("-n %s link set v0 up", ns))
 		run(fmt.Sprintf("-n %s link set lo up", ns))
 	}
-	run(fmt.Sprintf("netns exec %s tc qdisc add dev v0 root tbf rate 40mbit burst 32kb latency 50ms", seeder))
+	run(fmt.Sprintf("netns exec %s tc qdisc add dev v0 root tbf rate %s burst 32kb latency 50ms", seeder, rate))
 	return seeder, leecher
 }
 
@@ -181,7 +181,7 @@ func TestUrgentOverASlowLink(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 20 s")
 	}
-	a, b := slowLink(t)
+	a, b := slowLink(t, "40mbit")
 	_, lines := role(t, a, seederEnv+"=1", listenEnv+"=10.99.0.1:7001")
 	if _, err := lines.ReadString('\n'); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,10 @@ func TestMain(m *testing.M) {
 		crowdMain(at)
 		return
 	}
+	if at := os.Getenv(getterEnv); at != "" {
+		getterMain(at)
+		return
+	}
 	if at := os.Getenv(askerEnv); at != "" {
 		askerMain(at)
 		return

@@ -34,6 +34,8 @@ type Options struct {
 	UploadSlots int
 	// UploadLimit bounds the upload of all torrents without a path of their own, in bytes per second; 0: no limit.
 	UploadLimit int64
+	// NoCompress sends everything as it is, and asks for it so: see decision 0012.
+	NoCompress bool
 	// NoPEX turns peer exchange (BEP 11) off.
 	NoPEX bool
 	// OnBytes, if set, is called for payload that came from or went to a peer. It is called by readers and
@@ -43,17 +45,18 @@ type Options struct {
 
 // Node is one listener and the torrents behind it.
 type Node struct {
-	opts     Options
-	log      *slog.Logger
-	listener *net.TCPListener
-	verifier *verifier
-	dht      atomic.Pointer[dhtNode] // nil: none
-	yield    *yielder
-	upload   pace.Path // of torrents that have none of their own
-	stop     chan struct{}
-	ctx      context.Context
-	cancel   context.CancelFunc
-	wg       sync.WaitGroup // accept loop and handshakes
+	opts      Options
+	log       *slog.Logger
+	listener  *net.TCPListener
+	verifier  *verifier
+	dht       atomic.Pointer[dhtNode] // nil: none
+	yield     *yielder
+	squeezing squeezing
+	upload    pace.Path // of torrents that have none of their own
+	stop      chan struct{}
+	ctx       context.Context
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup // accept loop and handshakes
 
 	mu       sync.Mutex // guards what follows
 	torrents map[[20]byte]*Torrent

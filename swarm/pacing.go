@@ -82,7 +82,7 @@ func (p *peer) await(turn *pace.Turn, class blob.Class) (bool, error) {
 	}
 }
 
-// settle pays for what is sent in turns.
+// settle pays for what was sent in turns.
 func (p *peer) settle(turns []*pace.Turn, j job) {
 	for _, t := range turns {
 		switch j.kind {
@@ -91,8 +91,7 @@ func (p *peer) settle(turns []*pace.Turn, j job) {
 		case blockJob:
 			t.Adjust(int(j.request.length))
 		case runJob:
-			_, n := p.t.geo.extent(j.blocks)
-			t.Adjust(int(n))
+			t.Adjust(p.squeezer.wire)
 		}
 	}
 }

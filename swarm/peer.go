@@ -34,6 +34,9 @@ type peer struct {
 	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
 
+	// Used by the writer only.
+	squeezer squeezer
+
 	// Used by the reader only.
 	strays   int       // blocks that came although nobody asked (any more)
 	chatter  int       // messages without payload since quietAt

@@ -65,8 +65,12 @@ func (p *peer) askRuns(pt *part, blocks []uint32, try *leafTry, wait bool) {
 			continue
 		}
 		reqs[n] = peerwire.Run{Class: uint8(pt.f.class), Block: b, Count: 1}
+		if !p.t.node.opts.NoCompress {
+			reqs[n].Flags = peerwire.RunZstd
+		}
 		if wait {
-			reqs[n].Flags, reqs[n].Millis = peerwire.RunWait, uint32(errandDeadline/time.Millisecond)
+			reqs[n].Flags |= peerwire.RunWait
+			reqs[n].Millis = uint32(errandDeadline / time.Millisecond)
 		}
 		n++
 	}
@@ -153,7 +157,9 @@ func (p *peer) dataCame(m peerwire.Message) error {
 	if run.End() < run.First || !p.t.geo.isBlock(run.End()-1) {
 		return fmt.Errorf("%w: data of blocks %s", blob.ErrInvalid, run)
 	}
-	if _, n := p.t.geo.extent(run); n != int64(m.Run.Bytes) || n != int64(m.Length) {
+	squeezed := m.Run.Flags&peerwire.DataZstd != 0 && !p.t.node.opts.NoCompress && m.Length < m.Run.Bytes
+	n := int(m.Run.Bytes)
+	if _, size := p.t.geo.extent(run); size != int64(n) || !squeezed && n != int(m.Length) {
 		return fmt.Errorf("%w: %d bytes of payload for %d of blocks %s", blob.ErrInvalid, m.Length, m.Run.Bytes, run)
 	}
 	p.mu.Lock()
@@ -173,14 +179,20 @@ func (p *peer) dataCame(m peerwire.Message) error {
 	p.meter.receivedRun(now().Sub(e.at), int(run.Count), e.wait)
 	p.mu.Unlock()
 
-	if err := p.receiveRun(pt, run, int(m.Length)); err != nil {
+	var err error
+	if squeezed {
+		err = p.expandRun(pt, run, int(m.Length), n)
+	} else {
+		err = p.receiveRun(pt, run, n)
+	}
+	if err != nil {
 		return err
 	}
 	if e.wait && p.t.relaying.Load() {
-		p.t.post(parentSent{p, p.t.geo.PieceOf(run.First), int(m.Length)})
+		p.t.post(parentSent{p, p.t.geo.PieceOf(run.First), n})
 	}
 	if f := p.t.node.opts.OnBytes; f != nil {
-		f(p.addr, int(m.Length), 0)
+		f(p.addr, n, 0)
 	}
 	return nil
 }

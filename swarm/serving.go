@@ -16,6 +16,7 @@ type served struct {
 	tag      uint32
 	class    blob.Class
 	wait     bool
+	zstd     bool // its payload may be compressed
 	deadline time.Time
 
 	// Guarded by outbox.mu. Blocks below next have been sent, those below ready can be.
@@ -48,7 +49,7 @@ func (p *peer) runAsked(m peerwire.Run) error {
 	at := now()
 	p.lastReq.Store(at.UnixNano())
 	s := &served{
-		p: p, tag: m.Tag, class: min(blob.Class(m.Class), blob.Background), wait: m.Flags&peerwire.RunWait != 0,
+		p: p, tag: m.Tag, class: min(blob.Class(m.Class), blob.Background), wait: m.Flags&peerwire.RunWait != 0, zstd: m.Flags&peerwire.RunZstd != 0,
 		next: run.First, end: run.End(),
 	}
 	s.deadline = at.Add(maxWait)
@@ -131,13 +132,26 @@ func (p *peer) answerRun(control []byte, j job) error {
 	if j.last {
 		head.Flags = peerwire.DataLast
 	}
-	control = peerwire.AppendDataHeader(control, p.runsExt(), head, int(n))
-	if err := p.wr.Piece(control, p.t.cfg.Store, off, int(n)); err != nil {
+	p.squeezer.wire = int(n)
+	squeezed := false
+	var err error
+	if j.run.zstd {
+		if control, squeezed, err = p.squeeze(control, head, off, int(n)); err != nil {
+			return err
+		}
+	}
+	if squeezed {
+		err = p.wr.Send(control)
+	} else {
+		control = peerwire.AppendDataHeader(control, p.runsExt(), head, int(n))
+		err = p.wr.Piece(control, p.t.cfg.Store, off, int(n))
+	}
+	if err != nil {
 		return fmt.Errorf("upload of %d bytes at %d: %w", n, off, err)
 	}
 	if j.drained && !j.last {
 		j.run.proceed()
 	}
-	p.sentBytes(int(n))
+	p.sentBytes(int(n), p.squeezer.wire)
 	return nil
 }

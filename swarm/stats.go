@@ -11,6 +11,7 @@ import (
 // Stats is what a torrent moved since it was added, in bytes of payload.
 type Stats struct {
 	Downloaded, Uploaded int64
+	Saved                int64 // of Uploaded: what compression kept off the wire
 }
 
 // PeerInfo describes one peer for people.

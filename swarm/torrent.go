@@ -123,6 +123,7 @@ type Torrent struct {
 	down  atomic.Int64
 	up    atomic.Int64
 
+	saved    atomic.Int64 // bytes that compression kept off the wire
 	demanded atomic.Int64 // when somebody was last blocked on a block, unix ns
 
 	uplink   atomic.Int64           // see Uplink
@@ -239,7 +240,9 @@ func (t *Torrent) Peers() []PeerInfo {
 }
 
 // Stats is what the torrent moved so far.
-func (t *Torrent) Stats() Stats { return Stats{Downloaded: t.down.Load(), Uploaded: t.up.Load()} }
+func (t *Torrent) Stats() Stats {
+	return Stats{Downloaded: t.down.Load(), Uploaded: t.up.Load(), Saved: t.saved.Load()}
+}
 
 // Close leaves the swarm: connections are closed, Fetch calls end with ErrClosed, and every goroutine of the
 // torrent has ended when it returns. It may be called more than once.

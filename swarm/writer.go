@@ -41,8 +41,10 @@ func (p *peer) writeAll() error {
 			p.t.node.yield.sentUrgent()
 		}
 		if len(turns) > 0 {
-			p.settle(turns, j)
 			renewed = time.Time{} // it may have taken long
+		}
+		if j.kind == noJob {
+			p.settle(turns, j)
 		}
 		if len(control) == 0 && j.kind == noJob {
 			p.flow.idle()
@@ -71,6 +73,9 @@ func (p *peer) writeAll() error {
 		if err != nil {
 			return err
 		}
+		if j.kind != noJob {
+			p.settle(turns, j)
+		}
 	}
 }
 
@@ -94,15 +99,15 @@ func (p *peer) upload(control []byte, r request) error {
 	if err != nil {
 		return fmt.Errorf("upload of %d bytes at %d: %w", n, off, err)
 	}
-	p.sentBytes(n)
+	p.sentBytes(n, n)
 	return nil
 }
 
-// sentBytes counts n bytes of payload that went out.
-func (p *peer) sentBytes(n int) {
+// sentBytes counts n bytes of payload that went out, and that took wire bytes.
+func (p *peer) sentBytes(n, wire int) {
 	p.up.Add(int64(n))
 	p.t.up.Add(int64(n))
-	p.flow.sent(n)
+	p.flow.sent(wire)
 	if f := p.t.node.opts.OnBytes; f != nil {
 		f(p.addr, 0, n)
 	}
