@@ -17,6 +17,7 @@ type Config struct {
 	Trackers  []string      // announce URLs, or srv:NAME; none: no swarm but the peers that are named
 	Zone      string        // where this machine stands, most significant part first: region/zone/rack/host
 	Role      string        // Peer or Seed
+	Compress  bool          // what peers of ours send over slow links is compressed
 	PEX       bool          // peers are exchanged with peers (BEP 11)
 	LSD       string        // On, Off or Auto: discovery on the local network (BEP 14)
 	DHT       bool          // the distributed hash table (BEP 5)
@@ -74,6 +75,7 @@ func Default(uid int, getenv func(string) string) Config {
 	return Config{
 		State:       stateDir(uid, getenv),
 		Listen:      "127.0.0.1:0",
+		Compress:    true,
 		PEX:         true,
 		LSD:         Auto,
 		Role:        Peer,

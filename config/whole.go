@@ -18,6 +18,7 @@ func (c Config) Whole() map[string]string {
 		"download-limit": strconv.FormatInt(c.DownloadLimit, 10),
 		"origin-limit":   strconv.FormatInt(c.OriginLimit, 10),
 		"role":           c.Role,
+		"compress":       onOffWord(c.Compress),
 		"pex":            onOffWord(c.PEX),
 		"lsd":            c.LSD,
 		"dht":            onOffWord(c.DHT),

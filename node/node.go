@@ -117,7 +117,7 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 		o.Log.Warn("old torrents stay", "err", err)
 	}
 	n.Cache = Cache{n.store}
-	if n.swarm, err = swarm.NewNode(swarm.Options{Listen: c.Listen, NoPEX: !c.PEX, Log: o.Log}); err != nil {
+	if n.swarm, err = swarm.NewNode(swarm.Options{Listen: c.Listen, NoPEX: !c.PEX, NoCompress: !c.Compress, Log: o.Log}); err != nil {
 		return nil, control.Local(fmt.Errorf("peer wire: %w", err))
 	}
 	undo = append(undo, func() { n.swarm.Close() })

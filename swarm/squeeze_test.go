@@ -34,8 +34,8 @@ func linkData() []byte {
 	return bytes.Repeat(program, int(linkGeometry.Size)/len(program)+1)[:linkGeometry.Size]
 }
 
-// got is what a getter prints.
-type got struct {
+// gotten is what a getter prints.
+type gotten struct {
 	Took, CPU time.Duration
 }
 
@@ -63,7 +63,7 @@ func getterMain(at string) {
 	if err := fetch(blob.WithClass(ctx, blob.Background), t, s, blob.Run{Count: g.Blocks() / 4}); err != nil {
 		panic(err)
 	}
-	json.NewEncoder(os.Stdout).Encode(got{time.Since(began), cpu(syscall.RUSAGE_SELF) - used})
+	json.NewEncoder(os.Stdout).Encode(gotten{time.Since(began), cpu(syscall.RUSAGE_SELF) - used})
 }
 
 // BenchmarkSlowLink gets 16 MiB over a link, with compression and without: of a program, which shrinks to about
@@ -81,12 +81,12 @@ func BenchmarkSlowLink(b *testing.B) {
 						b.Fatal(err)
 					}
 					b.SetBytes(linkGeometry.Size / 4)
-					var sum got
+					var sum gotten
 					runs := 0
 					b.ResetTimer()
 					for b.Loop() {
 						_, lines := role(b, leecher, append(env, getterEnv+"=10.99.0.1:7001")...)
-						var g got
+						var g gotten
 						if err := json.NewDecoder(lines).Decode(&g); err != nil {
 							b.Fatal(err)
 						}

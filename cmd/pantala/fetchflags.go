@@ -75,8 +75,9 @@ func addPlace(flags *pflag.FlagSet) {
 	flags.String("role", "", "peer, or seed: fetch all of what is mounted or shared here at once (--fill eager, unless --fill says otherwise), and be the one that reads it from the origin while others want it too; give a seed a large --quota (default peer)")
 }
 
-// addDiscovery adds the flags that say where peers are looked for beside trackers.
+// addDiscovery adds the flags that say where peers are looked for beside trackers, and how they are spoken with.
 func addDiscovery(flags *pflag.FlagSet) {
+	flags.String("compress", "", "on or off: between peers of ours, compress what gets shorter when the link is slow (default on)")
 	flags.String("pex", "", "on or off: learn peers from peers (default on)")
 	flags.String("lsd", "", "on, off or auto: find peers on the local network by multicast; auto is on unless --listen is loopback (default auto)")
 	flags.String("dht", "", "on or off: find peers in the distributed hash table of BitTorrent (default off)")
