@@ -17,7 +17,8 @@ type Picker struct {
 	a       Assignment
 	lanes   []lane
 	links   map[NodeID]*link
-	now     time.Time
+	steady  steady
+	now     time.Time // of the newest event
 	fronts  [MaxStripes]front
 	reports []Complaint
 }
@@ -66,9 +67,8 @@ func NewPicker(g blob.Geometry) *Picker {
 }
 
 func (p *Picker) clock(now time.Time) {
-	if now.After(p.now) {
-		p.now = now
-	}
+	p.steady.tell(now)
+	p.now = p.steady.now
 }
 
 // Assign takes over what the tracker says. The zero Assignment ends the plan.

@@ -112,13 +112,9 @@ func (p *Planner) place(v *vertex, s int) {
 	if p.takeOver(v, s) || p.settle(v, s) || p.makeRoom(v, s) {
 		return
 	}
-	for c := full0; c < slow; c++ {
-		for i := len(v.zones) - 1; i >= 0; i-- {
-			if u := p.scan(&v.zones[i].trees[s].acc[c], v, s, true); u != nil {
-				p.attach(v, s, u)
-				return
-			}
-		}
+	if u := p.crowded(v, s); u != nil {
+		p.attach(v, s, u)
+		return
 	}
 	u := p.leastBehind(v, s, slow)
 	if u == nil && p.heads[s].v != nil {
@@ -137,6 +133,18 @@ func (p *Planner) place(v *vertex, s int) {
 	}
 	// Nobody trustworthy is left that is not below v itself: it is tried again when anything has happened.
 	p.queue(v)
+}
+
+// crowded is a parent that has no slot free, but is level with v.
+func (p *Planner) crowded(v *vertex, s int) *vertex {
+	for c := full0; c < slow; c++ {
+		for i := len(v.zones) - 1; i >= 0; i-- {
+			if u := p.scan(&v.zones[i].trees[s].acc[c], v, s, true); u != nil {
+				return u
+			}
+		}
+	}
+	return nil
 }
 
 // takeOver makes v the head, when the head is that of another stripe too, for which nobody else was there, and
@@ -185,7 +193,7 @@ func (p *Planner) settle(v *vertex, s int) bool {
 // that, v and the other children of some member would get less than they need until the end.
 func (p *Planner) makeRoom(v *vertex, s int) bool {
 	t := &p.world.trees[s]
-	if t.acc[spare].n+t.acc[foreign].n == 0 && v.kids >= v.slots {
+	if t.acc[spare].n+t.acc[foreign].n == 0 && len(v.trees[s].children) == 0 {
 		return false
 	}
 	need := p.need(v, s)
@@ -204,7 +212,11 @@ func (p *Planner) makeRoom(v *vertex, s int) bool {
 	parent := leaf.trees[s].parent
 	p.detach(leaf, s)
 	p.attach(v, s, parent)
-	if u := p.leastBehind(leaf, s, foreign); u != nil {
+	u := p.leastBehind(leaf, s, foreign)
+	if u == nil && len(v.trees[s].children) > 0 {
+		u = p.crowded(leaf, s) // only leaves are to have less than they need
+	}
+	if u != nil {
 		p.attach(leaf, s, u)
 		return true
 	}
@@ -295,10 +307,12 @@ func (p *Planner) scanLeaf(sh *shelf, v *vertex, s int, instead *vertex) *vertex
 	}
 	reach := v.trees[s].upto + p.slack()
 	for row := 0; row < len(sh.rows) && row <= limit; row++ {
-		for _, leaf := range slices.Backward(sh.rows[row]) {
+		for i := range sh.rows[row] {
 			if tries--; tries < 0 {
 				return nil
 			}
+			p.turn++ // so that it is not always the same one
+			leaf := sh.rows[row][(i+p.turn)%len(sh.rows[row])]
 			parent := leaf.trees[s].parent
 			if leaf != v && leaf.trees[s].upto <= reach && !p.shuns(v, parent.ID) && p.trusted(parent) && p.reaches(parent, s, v) {
 				return leaf
@@ -329,29 +343,43 @@ func (p *Planner) ease() {
 	}
 }
 
+// easeOne moves one child of u: a leaf, even to where it has to wait once, or else one with all that is below it.
 func (p *Planner) easeOne(u *vertex, s int) {
-	for _, c := range slices.Backward(u.trees[s].children) {
-		if len(c.trees[s].children) > 0 || p.heads[s].v == c {
-			continue
-		}
-		var to *vertex
-		for i := len(c.zones) - 1; i >= 0 && to == nil; i-- {
-			t := &c.zones[i].trees[s]
-			if to = p.scan(&t.acc[spare], c, s, false); to == nil {
-				to = p.scan(&t.acc[foreign], c, s, false)
-			}
-		}
-		if to == nil {
-			// Somebody who is behind: c waits for that once, instead of getting too little until the end.
-			to = p.leastBehind(c, s, foreign)
-			if to == nil || to.trees[s].upto+(p.ends[s]-min(p.ends[s], c.trees[s].upto))/2 < c.trees[s].upto {
+	for _, inner := range []bool{false, true} {
+		for _, c := range slices.Backward(u.trees[s].children) {
+			if (len(c.trees[s].children) > 0) != inner || p.heads[s].v == c {
 				continue
 			}
+			if to := p.freeFor(c, s, !inner); to != nil {
+				p.detach(c, s)
+				p.attach(c, s, to)
+				return
+			}
 		}
-		p.detach(c, s)
-		p.attach(c, s, to)
-		return
 	}
+}
+
+// freeFor is somebody with a free slot who is level with c, or, if it may wait, is not so far behind that waiting
+// once is worse than to get two thirds of what it needs until the end.
+func (p *Planner) freeFor(c *vertex, s int, waits bool) *vertex {
+	for i := len(c.zones) - 1; i >= 0; i-- {
+		t := &c.zones[i].trees[s]
+		to := p.scan(&t.acc[spare], c, s, false)
+		if to == nil {
+			to = p.scan(&t.acc[foreign], c, s, false)
+		}
+		if to != nil {
+			return to
+		}
+	}
+	if !waits {
+		return nil
+	}
+	to := p.leastBehind(c, s, foreign)
+	if to == nil || to.trees[s].upto+(p.ends[s]-min(p.ends[s], c.trees[s].upto))/2 < c.trees[s].upto {
+		return nil
+	}
+	return to
 }
 
 // hasten gives members that still lack something to sources with nothing to do. It happens when most have everything

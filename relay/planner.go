@@ -18,7 +18,8 @@ type Planner struct {
 	k      int
 	stall  time.Duration
 	pieces uint32
-	now    time.Time // of the newest event: never goes back
+	steady steady
+	now    time.Time // of the newest event
 
 	nodes   map[NodeID]*vertex
 	world   *zone            // all nodes
@@ -39,6 +40,7 @@ type Planner struct {
 	moves    float64   // how many parents may be taken for slow now: see mayMove
 	movesAt  time.Time
 	idle     bool // sources have more to give than anybody lacks
+	turn     int  // of leaves to be moved down
 }
 
 // vertex is one member and its places.
@@ -109,11 +111,9 @@ func NewPlanner(g blob.Geometry, o PlannerOptions) *Planner {
 	return p
 }
 
-// clock takes over the time of an event. A time before that of the last event counts as the same.
 func (p *Planner) clock(now time.Time) {
-	if now.After(p.now) {
-		p.now = now
-	}
+	p.steady.tell(now)
+	p.now = p.steady.now
 }
 
 // Put adds a member, or describes it anew.

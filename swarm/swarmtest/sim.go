@@ -136,17 +136,17 @@ func NewSim(c SimConfig) *Sim {
 	return s
 }
 
-// Join has one more node come at a time.
-func (s *Sim) Join(at time.Duration) {
+// Join has one more node come after a while.
+func (s *Sim) Join(after time.Duration) {
 	n := s.newNode(len(s.nodes))
 	s.nodes = append(s.nodes, n)
-	n.joins = int64(at)
+	n.joins = s.now + int64(after)
 	n.liar = s.rng.Float64() < s.Liars
 	if s.Skew > 0 {
 		n.skew = time.Duration(s.rng.Int64N(int64(2*s.Skew))) - s.Skew
 	}
 	s.waiting++
-	s.push(n.joins, event{kind: evTick, who: n.index})
+	s.push(int64(after), event{kind: evTick, who: n.index})
 }
 
 func (s *Sim) newNode(index int) *node {

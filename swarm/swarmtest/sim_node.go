@@ -39,7 +39,9 @@ type node struct {
 	reported   int64
 	blame      []relay.Complaint
 	got        int64 // when a block came last, or the node began to wait
-	planGen    int64
+	planGen    int64 // of the newest assignment
+	alone      bool  // nobody it knows had what it lacked: it goes to the source as well
+	planOf     int   // life of the tracker that made it
 }
 
 // lane is one stripe at one node.
@@ -184,6 +186,7 @@ func (s *Sim) opened(c *conn) {
 		c.open = true
 		c.parent.kids = append(c.parent.kids, c)
 		n.picker.Connected(n.clock(), c.parent.id)
+		s.follow(n)
 		s.fill(n)
 	}
 }
@@ -237,10 +240,10 @@ func (s *Sim) bytes(q request) int {
 
 // assigned is when an assignment has arrived.
 func (s *Sim) assigned(n *node, a relay.Assignment) {
-	if !n.alive || n.done > 0 || a.Gen <= n.planGen && a.Stripes > 0 {
+	if !n.alive || n.done > 0 || a.Gen <= n.planGen && n.planOf == s.tracker.life {
 		return
 	}
-	n.planGen = a.Gen
+	n.planGen, n.planOf = a.Gen, s.tracker.life
 	n.picker.Assign(n.clock(), a)
 	s.res.Assignments++
 	for k := range a.Parents {
@@ -266,9 +269,21 @@ func (s *Sim) tick(n *node) {
 		n.introduced, n.fresh = true, true
 		n.got = s.now
 		s.report(n)
+		if s.tracker.dead {
+			s.meet(n)
+		}
 	}
 	if n.done > 0 {
+		if n.fresh && s.now-n.reported >= reportEvery {
+			s.report(n)
+		}
+		if n.fresh {
+			s.push(second, event{kind: evTick, who: n.index})
+		}
 		return
+	}
+	if gap := time.Duration(s.now - n.got); gap > s.res.Gap {
+		s.res.Gap = gap
 	}
 	for _, c := range n.conns {
 		if !c.open || s.apart(n, c.parent) {
@@ -286,6 +301,15 @@ func (s *Sim) tick(n *node) {
 		s.report(n)
 	}
 	s.push(tickEvery, event{kind: evTick, who: n.index})
+}
+
+// meet has a node that no tracker helps find others, by peer exchange and local discovery.
+func (s *Sim) meet(n *node) {
+	for range 8 {
+		if o := s.nodes[s.rng.IntN(len(s.nodes))]; o != n && o.alive && o.introduced {
+			s.connect(n, o)
+		}
+	}
 }
 
 // hear passes on at once what the picker complains of.
@@ -420,13 +444,20 @@ func (s *Sim) follow(n *node) {
 	}
 }
 
-// alone is whom a node without a plan asks: somebody who has the part, the source last.
-func (s *Sim) alone(n *node, q request) (best *conn) {
+// alone is whom a node without a plan asks: somebody who has the part, the source when nothing has come for a while.
+func (s *Sim) alone(n *node, q request) *conn {
 	for i := range n.conns {
 		c := n.conns[(i+int(q.first))%len(n.conns)]
 		if c.open && c.parent != s.source && c.parent.hasAll(q) && n.picker.Room(c.parent.id) > 0 {
 			return c
 		}
+	}
+	if s.now-n.got < second/2 && !n.alone {
+		return nil
+	}
+	n.alone = true
+	if c := s.connect(n, s.source); c.open && n.picker.Room(s.source.id) > 0 {
+		return c
 	}
 	return nil
 }
@@ -583,6 +614,9 @@ func (s *Sim) finished(n *node) {
 	s.waiting--
 	n.fresh = true
 	s.report(n)
+	if n.fresh { // there is no tracker: it is told later
+		s.push(second, event{kind: evTick, who: n.index})
+	}
 	for len(n.conns) > 0 {
 		s.drop(n.conns[0])
 	}
@@ -605,6 +639,66 @@ func (s *Sim) Kill(i int) {
 		s.drop(n.conns[0])
 	}
 	s.tracker.silent = append(s.tracker.silent, quiet{n, s.now + goneAfter})
+}
+
+// KillSome ends a share of the nodes that are alive, by chance, and has as many new ones come.
+func (s *Sim) KillSome(share float64) {
+	for _, n := range slices.Clone(s.nodes) {
+		if n.alive && n.introduced && s.rng.Float64() < share {
+			s.Kill(int(n.index))
+			s.Join(0)
+		}
+	}
+}
+
+// Cut parts the nodes in two: nothing passes between those that one says and the others, the source and the tracker
+// among these. nil heals it.
+func (s *Sim) Cut(one func(i int) bool) {
+	if one == nil {
+		s.cut = nil
+		for _, n := range append([]*node{s.source}, s.nodes...) {
+			s.push(0, event{kind: evKick, who: n.index})
+		}
+		return
+	}
+	s.cut = func(a, b *node) bool { return one(int(a.index)) != one(int(b.index)) }
+}
+
+// Jump sets the clocks of a share of the nodes to anything within two hours.
+func (s *Sim) Jump(share float64) {
+	for _, n := range s.nodes {
+		if s.rng.Float64() < share {
+			n.skew = time.Duration(s.rng.Int64N(4*3600*second) - 2*3600*second)
+		}
+	}
+}
+
+// KillTracker ends the tracker. What it knew is lost.
+func (s *Sim) KillTracker() { s.tracker.dead = true }
+
+// StartTracker starts it again. Nodes find that out within two seconds.
+func (s *Sim) StartTracker() {
+	t := &s.tracker
+	t.init(s)
+	t.dead, t.silent = false, nil
+	t.life++
+	s.report(s.source)
+	for _, n := range s.nodes {
+		n.fresh, n.reported = true, s.now-reportEvery+s.rng.Int64N(2*second)
+		if n.done > 0 {
+			s.push(s.rng.Int64N(2*second), event{kind: evTick, who: n.index})
+		}
+	}
+}
+
+// Unplanned is the number of nodes that lack something and have no assignment of the tracker that is alive.
+func (s *Sim) Unplanned() (n int) {
+	for _, o := range s.nodes {
+		if o.alive && o.introduced && o.done == 0 && s.now-o.joins > second && (o.planGen == 0 || o.planOf != s.tracker.life) {
+			n++
+		}
+	}
+	return n
 }
 
 // Alive is the number of the nodes that are.

@@ -14,9 +14,10 @@ type SimResult struct {
 	Bound       time.Duration // no plan can be faster
 	P50, P99    time.Duration // from the coming of a node until it had everything
 	Longest     time.Duration
-	OriginX     float64 // bytes out of the source, in blobs
-	Wasted      int64   // bytes that came twice, or to nobody
-	Refused     int64   // bytes that did not verify
+	Gap         time.Duration // longest time in which nothing came to a node that lacked something
+	OriginX     float64       // bytes out of the source, in blobs
+	Wasted      int64         // bytes that came twice, or to nobody
+	Refused     int64         // bytes that did not verify
 	Assignments int
 	Complaints  int
 	CPU         time.Duration // of the tracker, all in all
@@ -58,8 +59,8 @@ func (s *Sim) finish() {
 
 // String is the result in one line.
 func (r SimResult) String() string {
-	return fmt.Sprintf("%d nodes: last %.2f s = %.3f x bound %.2f s, origin %.3f x, p50 %.2f s, p99/p50 %.2f, tracker %v per node, %d assignments, %d complaints, %.1f MB twice, %.1f MB refused, %d events",
-		r.Nodes, r.Last.Seconds(), r.Last.Seconds()/r.Bound.Seconds(), r.Bound.Seconds(), r.OriginX, r.P50.Seconds(),
+	return fmt.Sprintf("%d nodes: last %.2f s = %.3f x bound %.2f s, origin %.3f x, longest gap %.2f s, p50 %.2f s, p99/p50 %.2f, tracker %v per node, %d assignments, %d complaints, %.1f MB twice, %.1f MB refused, %d events",
+		r.Nodes, r.Last.Seconds(), r.Last.Seconds()/r.Bound.Seconds(), r.Bound.Seconds(), r.OriginX, r.Gap.Seconds(), r.P50.Seconds(),
 		r.P99.Seconds()/r.P50.Seconds(), (r.CPU / time.Duration(max(1, r.Nodes))).Round(time.Microsecond), r.Assignments, r.Complaints,
 		float64(r.Wasted)/1e6, float64(r.Refused)/1e6, r.Events)
 }

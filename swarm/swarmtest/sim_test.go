@@ -2,21 +2,136 @@ package swarmtest
 
 import (
 	"flag"
+	"fmt"
+	"os"
+	"strconv"
 	"testing"
+	"time"
 )
 
-var seed = flag.Uint64("seed", 1, "seed of the simulations, to repeat one")
+var seed = flag.Uint64("seed", 1, "seed of the simulated swarms, to repeat one")
+
+// nodes is how many nodes a simulation has; SIM_NODES says otherwise.
+func nodes(t *testing.T, n int) int {
+	t.Helper()
+	if s := os.Getenv("SIM_NODES"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil || n < 8 {
+			t.Fatalf("SIM_NODES=%q: not a number of nodes", s)
+		}
+	}
+	return n
+}
 
 func run(t *testing.T, c SimConfig) SimResult {
 	t.Helper()
 	c.Seed = *seed
+	if c.Limit == 0 {
+		c.Limit = 5 * time.Minute
+	}
 	r := NewSim(c).Run()
 	t.Logf("seed %d: %s", c.Seed, r)
+	if r.Unfinished > 0 {
+		t.Errorf("%d nodes have not got everything", r.Unfinished)
+	}
 	return r
 }
 
+// within fails when the figures of a run are worse than allowed: the last finisher by the lower bound plus a time,
+// what left the source, the slowest of a hundred by the usual.
+func within(t *testing.T, r SimResult, last float64, late time.Duration, origin, p99 float64) {
+	t.Helper()
+	if limit := time.Duration(float64(r.Bound)*last) + late; r.Last > limit {
+		t.Errorf("the last one has everything after %.2f s, limit %.2f s", r.Last.Seconds(), limit.Seconds())
+	}
+	if r.OriginX > origin {
+		t.Errorf("%.3f times the blob have left the source, limit %.3f", r.OriginX, origin)
+	}
+	if x := r.P99.Seconds() / r.P50.Seconds(); x > p99 {
+		t.Errorf("p99/p50 is %.2f, limit %.2f", x, p99)
+	}
+}
+
+// TestCold: nodes that come at the same moment cost the source one download, and are done about as soon as the
+// first one could be.
 func TestCold(t *testing.T) {
-	for _, n := range []int{1, 8, 16, 32, 100} {
-		run(t, SimConfig{Nodes: n})
+	for _, n := range []int{1, 2, 8, 16, 32, nodes(t, 1000)} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			within(t, run(t, SimConfig{Nodes: n}), 1.10, 0, 1.02, 1.5)
+		})
+	}
+}
+
+// half is when half of the blob is everywhere.
+const half = 6700 * time.Millisecond
+
+// tenth gives node 3 a tenth of everybody else's uplink.
+func tenth(i int) int64 {
+	if i == 3 {
+		return 500_000
+	}
+	return 5_000_000
+}
+
+func TestDisturbed(t *testing.T) {
+	often := func(every, until time.Duration, do func(*Sim)) (steps []SimStep) {
+		for at := every; at <= until; at += every {
+			steps = append(steps, SimStep{at, do})
+		}
+		return steps
+	}
+	for _, c := range []struct {
+		name        string
+		c           SimConfig
+		last        float64 // see within
+		late        time.Duration
+		origin, p99 float64
+	}{
+		{"one at a tenth", SimConfig{UpOf: tenth}, 1.10, 0, 1.02, 1.5},
+		{"one at a tenth, as the tracker is told", SimConfig{UpOf: tenth, KnownUp: true}, 1.10, 0, 1.02, 1.5},
+		{"one is killed half-way", SimConfig{Script: []SimStep{{half, func(s *Sim) { s.Kill(2) }}}}, 1, 2 * time.Second, 1.02, 1.5},
+		{"a head is killed half-way", SimConfig{Script: []SimStep{{half, func(s *Sim) { s.Kill(0) }}}}, 1, 2 * time.Second, 1.02, 1.5},
+		{"they come within a second", SimConfig{Spread: time.Second}, 1.10, time.Second, 1.02, 1.5},
+		{"they come within half a minute", SimConfig{Spread: 30 * time.Second}, 1.10, 30 * time.Second, 1.02, 1.5},
+		{"the origin is the source", SimConfig{Origin: true}, 1.10, 0, 1.02, 1.5},
+		{"zones, with loss between them", SimConfig{Zones: 16, Loss: 0.001}, 1.10, 0, 1.02, 1.5},
+		{"connections get unequal shares", SimConfig{Unfair: 0.5}, 1.15, 0, 1.02, 1.5},
+		{"one in a hundred lies, whose uplinks are lost", SimConfig{Liars: 0.01}, 1.10, 3 * time.Second, 1.05, 1.5},
+		{"clocks jump", SimConfig{Skew: time.Hour, Script: often(time.Second, 20*time.Second, func(s *Sim) { s.Jump(0.2) })}, 1.10, 0, 1.02, 1.5},
+		{"one in a hundred dies every second", SimConfig{Script: often(time.Second, 20*time.Second, func(s *Sim) { s.KillSome(0.01) })}, 2.6, 5 * time.Second, 1.10, 1.5},
+		{"a quarter is cut off for four seconds", SimConfig{Script: []SimStep{
+			{4 * time.Second, func(s *Sim) { s.Cut(func(i int) bool { return i%4 == 3 }) }},
+			{8 * time.Second, func(s *Sim) { s.Cut(nil) }},
+		}}, 1.10, 20 * time.Second, 1.10, 1.5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.c.Nodes = nodes(t, 300)
+			r := run(t, c.c)
+			within(t, r, c.last, c.late, c.origin, c.p99)
+			if c.c.Liars > 0 && r.Refused == 0 {
+				t.Error("nobody lied")
+			}
+		})
+	}
+}
+
+// TestTrackerGone: the tracker is dead for ten minutes, in which nodes die and others come. All get everything, none
+// waits long for its next bytes, and when the tracker is back it has a plan for all of them within ten seconds.
+func TestTrackerGone(t *testing.T) {
+	script := []SimStep{
+		{2 * time.Second, (*Sim).KillTracker},
+		{602 * time.Second, (*Sim).StartTracker},
+		{612 * time.Second, func(s *Sim) {
+			if n := s.Unplanned(); n > 0 {
+				t.Errorf("%d nodes have no plan ten seconds after the tracker is back", n)
+			}
+		}},
+	}
+	for at := 5 * time.Second; at < 610*time.Second; at += 5 * time.Second {
+		script = append(script, SimStep{at, func(s *Sim) { s.KillSome(0.02) }})
+	}
+	r := run(t, SimConfig{Nodes: nodes(t, 100), Script: script, Limit: 15 * time.Minute})
+	if r.Gap > 3*time.Second {
+		t.Errorf("a node got nothing for %s", r.Gap)
 	}
 }

@@ -14,6 +14,7 @@ type tracker struct {
 	s       *Sim
 	planner *relay.Planner
 	dead    bool
+	life    int // how often it was started again
 	silent  []quiet
 	spent   time.Duration // of the processor, by planning
 }
