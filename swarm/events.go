@@ -213,8 +213,7 @@ func (e peerHas) apply(l *loop) {
 		return
 	}
 	e.p.have = e.have
-	e.p.count = e.have.count()
-	e.p.seed = e.p.count == l.t.geo.Pieces()
+	e.p.seed = e.have.count() == l.t.geo.Pieces()
 	e.p.reoffer()
 	l.haveWhole(e.p)
 	l.seekLayers(now())
@@ -228,7 +227,6 @@ func (e peerGot) apply(l *loop) {
 		return
 	}
 	p.have.add(e.piece)
-	p.count++
 	if !p.choking || p.ours() || p.fastSet != nil && p.fastSet.has(e.piece) {
 		p.offered.add(e.piece)
 		l.t.avail.offers[e.piece]++

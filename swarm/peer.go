@@ -46,15 +46,15 @@ type peer struct {
 	metadata metadataPeer
 
 	// Owned by the loop.
-	have       set    // what it has
-	count      uint32 // how many that are
-	seed       bool   // it had everything when we met
-	offered    set    // what of it is counted in availability
-	fastSet    set    // allowed while it chokes us; nil: none
-	choking    bool   // it does not serve us
-	interested bool   // it wants something of ours
-	wanting    bool   // we told it that we are interested
-	slot       bool   // we serve it
+	have       set  // what it has
+	seed       bool // it had everything when we met
+	done       bool // it has got everything that we lack since then
+	offered    set  // what of it is counted in availability
+	fastSet    set  // allowed while it chokes us; nil: none
+	choking    bool // it does not serve us
+	interested bool // it wants something of ours
+	wanting    bool // we told it that we are interested
+	slot       bool // we serve it
 	slotSince  time.Time
 	client     string
 	listens    netip.AddrPort // where it says it listens

@@ -134,7 +134,8 @@ func (l *loop) progress(p *peer) {
 	}
 	for s := range k {
 		at := p.marks[s]
-		for at < n && p.have.has(at) {
+		// What we have ourselves a peer need not tell us of.
+		for at < n && (p.have.has(at) || l.ours.has(at)) {
 			if at++; at%unit == 0 {
 				at += (k - 1) * unit
 			}
@@ -271,11 +272,25 @@ func (l *loop) farAhead(piece uint32, blocks int, at time.Time) bool {
 // what 40 Mbit/s bring in 100 ms.
 const spread = 32
 
-// finished is a node that has completed the blob since we met, with little to do for us. Its uplink is idle but for
+// notice looks which peers of ours have got, since we met, everything that we lack.
+func (l *loop) notice() {
+	for p := range l.peers {
+		p.done = p.known && !p.seed
+		for i := 0; i < len(l.ours) && p.done; i++ {
+			all := ^uint64(0)
+			if rest := l.t.geo.Pieces() % 64; rest != 0 && i == len(l.ours)-1 {
+				all = 1<<rest - 1
+			}
+			p.done = all&^l.ours[i]&^p.have[i] == 0
+		}
+	}
+}
+
+// finished is a node that has got everything that we lack, with little to do for us. Its uplink is idle but for
 // such as we, who are the last ones: they need not wait for what comes down the tree.
 func (l *loop) finished(pt *part) (best *peer) {
 	for p := range l.peers {
-		if !p.known || p.seed || p.closing || p.count < l.t.geo.Pieces() || pt.wasRefused(p) {
+		if !p.done || p.closing || pt.wasRefused(p) {
 			continue
 		}
 		if p.inflight.Load() < spread && (best == nil || p.inflight.Load() < best.inflight.Load()) {
@@ -323,8 +338,8 @@ func (e parentSent) apply(l *loop) {
 // its parent is not late: nobody else need be asked as long as the parent stays.
 func (l *loop) follow(pt *part, a ask, at time.Time) {
 	r := &l.relay
-	if a.p.count == l.t.geo.Pieces() && !a.p.seed && at.Sub(a.at) < planPatience {
-		return // it has finished, and has it
+	if a.p.done && at.Sub(a.at) < planPatience {
+		return // it has it
 	}
 	if !a.p.have.has(pt.piece) && l.finished(pt) != nil {
 		l.withdraw(pt)
@@ -368,6 +383,7 @@ func (l *loop) relayTick(at time.Time) {
 		return
 	}
 	l.settle(at)
+	l.notice()
 	r.picker.Tick(at)
 	l.publishScheme()
 	l.complain()
