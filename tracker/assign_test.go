@@ -18,7 +18,6 @@ type placement struct {
 	list  []relay.Assignment
 	peers map[netip.AddrPort]bool
 	early bool // an assignment came before an address of its
-	book  map[relay.NodeID]netip.AddrPort
 }
 
 func (p *placement) options(o *SessionOptions) {

@@ -15,22 +15,27 @@
 // HTTP around both, plan.go is what our nodes exchange with it, byte by byte, and announce.go what everybody else
 // does; plainserve.go joins the two kinds of peers. udp.go and udpsocket.go are the same over UDP. front.go
 // and fronthead.go answer announces and scrapes over HTTP, and hand all else to net/http. session.go, loop.go,
-// report.go, exchange.go and udpclient.go are the client. bencode.go reads both sides' messages
-// within bounds: the library for it recurses without limit and believes string lengths, which a server for
-// anybody must not.
+// report.go, exchange.go and udpclient.go are the client, directory.go the order in which it uses several trackers.
+// Package bencode reads both sides' messages within bounds.
+//
+// While several nodes want everything the scheduler runs a planner of package relay (trees.go, place.go), and leases
+// follow its heads. Trackers may share what they know of their swarms through Redis or Valkey: commons.go speaks with
+// it, abroad.go is what the scheduler makes of what others say. blocklist.go is who is refused.
 //
 // # Goroutines
 //
-// A Server has one, the janitor, which Close waits for. Serve has one for every connection and waits for them,
+// A Server has one, the janitor, and two more while it shares its state, one that writes and reads and one that
+// listens for changes; Close waits for them. Serve has one for every connection and waits for them,
 // ServeUDP answers on the one that calls it. A Session
 // has one that owns its state and runs all callbacks, and, while a tracker answers, two that wait for HTTP
-// (one poll is always outstanding, and one report beside it) and one that looks for the first tracker of the
-// list while a later one is in use. Each is waited for by the one that started it; Close waits for all.
+// (one poll is always outstanding, and one report beside it) and one that looks for trackers that it prefers to
+// the one in use. Each is waited for by the one that started it; Close waits for all.
 //
 // # Locks
 //
 // Server.mu guards the table of swarms in which nodes plan, room.mu one of them, shard.mu the plain peers of a
-// part of all swarms. Order: room.mu before shard.mu; Server.mu is never taken while another is held; none is held
+// part of all swarms, commons.mu what others leave for the goroutine that shares the state. Order: room.mu before
+// shard.mu and commons.mu; Server.mu is never taken while another is held; none is held
 // over I/O. Session.mu guards what callers leave for the session's goroutine; it is innermost
 // and never held over a call of Store or a callback. State, Mine and Held take no lock.
 //
