@@ -81,3 +81,29 @@ func TestNobodyIsNamed(t *testing.T) {
 		mustSum(t, sum(w, mountLink(w, b, magnet)), file)
 	})
 }
+
+// On a network, local discovery is on by itself: three hosts that name nobody find each other, and those that turned
+// it off find nobody.
+func TestHostsOfOneNetworkFindEachOther(t *testing.T) {
+	w := e2etest.New(t)
+	file := small(t)
+	lan := w.Net()
+	var nodes []*e2etest.Node
+	for _, name := range []string{"a", "b", "c"} {
+		nodes = append(nodes, lan.Host().Node(name))
+	}
+	magnet := link(t, shared(t, nodes[0], w.Write("model.bin", file.Bytes(t))))
+	paths := []string{mountLink(w, nodes[1], magnet), mountLink(w, nodes[2], magnet)}
+	for _, p := range paths {
+		mustSum(t, sum(w, p), file)
+	}
+	for _, n := range nodes[1:] {
+		if m := n.MountStatus(""); m.FromPeers != file.Size || m.Errors != 0 {
+			t.Errorf("%+v", m)
+		}
+	}
+	off := lan.Host().Node("off", "--lsd", "off", "--timeout", "2s")
+	if r := w.Run(readLimit, "head", "-c1", mountLink(w, off, magnet)); r.Code == 0 {
+		t.Error("a host that does not look has found somebody")
+	}
+}
