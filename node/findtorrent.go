@@ -50,7 +50,7 @@ func (n *Node) findTorrent(ctx context.Context, source string, o control.Options
 	if d := n.finders.dht; d != nil && !m.Info.Private {
 		d.AddHosts(m.Nodes)
 	}
-	f := n.foundTorrent(m)
+	f := n.foundTorrent(m, o)
 	f.warnings = append(f.warnings, warnings...)
 	return f, f.check()
 }
@@ -119,12 +119,13 @@ func (n *Node) shelve(m *metainfo.MetaInfo, source string) {
 }
 
 // foundTorrent names what a torrent describes.
-func (n *Node) foundTorrent(m *metainfo.MetaInfo) found {
+func (n *Node) foundTorrent(m *metainfo.MetaInfo, o control.Options) found {
 	if digest, ok := canonical(m.Info); ok {
 		file := &m.Info.Files[0]
 		link := NewMagnet(digest, file.Length, file.Root, m.Info.Name, nil)
 		return found{
 			id: link.ID(), geometry: m.Info.Geometry(0), root: file.Root, digest: digest, layers: m.Layers[file.Root], trackers: m.Trackers(),
+			seed: n.seedOf(m, o),
 			meta: blockio.Meta{Source: link.Source(), Name: m.Info.Name},
 		}
 	}
@@ -175,6 +176,9 @@ func (n *Node) findMagnet(ctx context.Context, source string, o control.Options)
 			id: m.ID(), geometry: blob.GeometryFor(m.Size), root: m.Root, digest: m.Digest,
 			meta: blockio.Meta{Source: m.Source(), Name: cmp.Or(m.Name, m.Digest.String())},
 		}
+		if info, err := metainfo.ParseInfo(blob.CanonicalInfo(m.Digest, m.Size, m.Root)); err == nil {
+			f.seed = n.seedOf(&metainfo.MetaInfo{Info: info, WebSeeds: m.WebSeeds}, o)
+		}
 	} else {
 		t, ok := n.library().get(m.ID())
 		if !ok {
@@ -184,7 +188,7 @@ func (n *Node) findMagnet(ctx context.Context, source string, o control.Options)
 			n.shelve(t, "")
 		}
 		t.WebSeeds = append(slices.Clone(m.WebSeeds), t.WebSeeds...)
-		f = n.foundTorrent(t)
+		f = n.foundTorrent(t, o)
 		f.only = m.Wants
 	}
 	for _, t := range m.Trackers {

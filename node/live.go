@@ -247,9 +247,6 @@ func (n *Node) open(l *live, f found, w wanted) error {
 	case f.part:
 		l.sources = new(sources)
 		c.Peers = l.sources
-		if f.seed != nil {
-			c.Origin = f.seed(l)
-		}
 	case !f.alone:
 		peers := new(sources)
 		for i, k := range f.swarmKeys() {
@@ -267,6 +264,8 @@ func (n *Node) open(l *live, f found, w wanted) error {
 	switch {
 	case f.object != nil:
 		c.Origin = f.object
+	case f.seed != nil:
+		c.Origin = f.seed(l)
 	case f.revive && !l.store.Complete():
 		late := new(lateOrigin)
 		c.Origin = late

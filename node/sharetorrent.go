@@ -248,7 +248,7 @@ func (n *Node) shareLocal(ctx context.Context, r control.ShareRequest, f found, 
 	}
 	n.shelve(m, "")
 	reply = n.replyTorrent(l, r)
-	reply.Warnings = warnings
+	reply.Warnings = append(reply.Warnings, warnings...)
 	n.keep(l, &share{live: l, source: path, magnet: reply.Magnet})
 	n.log.Info("sharing", "path", path, "torrent", l.id, "size", l.size(), "files", len(m.Info.Files))
 	return reply, nil
@@ -295,6 +295,12 @@ func (n *Node) replyTorrent(l *live, r control.ShareRequest) (reply control.Shar
 	if r.WantTorrent {
 		reply.Torrent = m.Append(nil)
 	}
+	if m.Info.Private && m.Announce == nil {
+		reply.Warnings = append(reply.Warnings, "a private torrent without a tracker: nobody can find it: name one with --tracker")
+	}
+	if m.Info.Private {
+		reply.Warnings = append(reply.Warnings, "a private torrent: others need its .torrent (--torrent FILE), peers do not give it to who has the link only")
+	}
 	return reply
 }
 
@@ -314,7 +320,7 @@ func (n *Node) shareTorrent(ctx context.Context, r control.ShareRequest, d *Down
 	}
 	l := d.top
 	reply = n.replyTorrent(l, r)
-	reply.Warnings = d.Warnings
+	reply.Warnings = append(reply.Warnings, d.Warnings...)
 	s := &share{live: l, source: redact(r.URL), magnet: reply.Magnet}
 	n.keep(l, s)
 	n.log.Info("sharing", "source", s.source, "torrent", l.id, "size", l.size())

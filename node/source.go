@@ -43,7 +43,7 @@ type found struct {
 	only    func(file int) bool      // which files of it are wanted; nil: all
 	part    bool                     // part of a torrent: its swarm is the torrent's
 	layers  []blob.Hash              // roots of the pieces that follow from root
-	seed    func(*live) fetch.Origin // of a part: its web seeds; nil: none
+	seed    func(*live) fetch.Origin // its web seeds, of a part or of a canonical torrent; nil: none
 }
 
 // openTimeout bounds how long a source may take to say what it is. A mount that must wait for ever (hard)

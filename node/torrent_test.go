@@ -325,6 +325,29 @@ func TestWebSeeds(t *testing.T) {
 			if st.FromOrigin == 0 || st.FromPeers != 0 {
 				t.Errorf("%+v", st)
 			}
+			if version == "v2" { // the torrent that everybody derives, by its .torrent and, in one piece, by its link
+				n := start(t, conf(t))
+				for path, size := range map[string]int{"a/one.bin": 700_001, "run.sh": 10} {
+					reply, err := n.Share(patient(t), control.ShareRequest{Path: filepath.Join(root, path), WantTorrent: true, WebSeeds: []string{server.URL + "/set/" + path}}, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					link, _ := metainfo.ParseMagnet(reply.Magnet)
+					if link.Peers = nil; !link.HasCanonical || len(link.WebSeeds) != 1 {
+						t.Errorf("%s", reply.Magnet)
+					}
+					sources := []string{writeTorrent(t, reply.Torrent)}
+					if size == 10 {
+						sources = append(sources, link.String())
+					}
+					for _, source := range sources {
+						got, st := fetchAll(t, start(t, conf(t)), source, control.Options{})
+						if !bytes.Equal(got, files[path]) || st.FromOrigin != int64(size) {
+							t.Errorf("%s: %d bytes, %+v", path, len(got), st)
+						}
+					}
+				}
+			}
 			for _, seed := range []string{"/set/a/one.bin", "/set/a/"} {
 				got, _ := fetchAll(t, start(t, conf(t)), torrent(single, server.URL+seed), control.Options{})
 				if !bytes.Equal(got, files["a/one.bin"]) {

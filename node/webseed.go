@@ -45,6 +45,15 @@ func (n *Node) webSeeds(m *metainfo.MetaInfo, o control.Options) *webSeeds {
 	}
 }
 
+// seedOf makes the web seeds of a torrent that is one blob, of the canonical one, an origin of it.
+func (n *Node) seedOf(m *metainfo.MetaInfo, o control.Options) func(*live) fetch.Origin {
+	seeds := n.webSeeds(m, o)
+	if seeds == nil {
+		return nil
+	}
+	return func(l *live) fetch.Origin { return seeds.of(l, partsOf(m.Info)[0]) }
+}
+
 // seedURL is the URL of a file (BEP 19): the base itself, or, where it ends with a slash or there are several files,
 // the torrent's name and the file's path behind it.
 func seedURL(base string, i *metainfo.Info, file int) string {
