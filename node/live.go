@@ -50,6 +50,7 @@ type live struct {
 	ctx      context.Context // ends when the blob is closed
 	cancel   context.CancelFunc
 	alone    bool  // nobody can ever ask for it again
+	before   int64 // bytes that were here when it was opened
 	opened   int64 // bytes that opening the origin brought along and that were absent
 	work     sync.WaitGroup
 	digest   atomic.Pointer[blob.Hash]  // of all bytes, once computed or vouched for
@@ -207,7 +208,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 			return fmt.Errorf("piece layer: %w", err)
 		}
 	}
-	before := l.store.Present()
+	l.before = l.store.Present()
 	switch {
 	case f.streamed != "":
 		err = adopt(l.store, f.streamed)
@@ -225,7 +226,7 @@ func (n *Node) open(l *live, f found, w wanted) error {
 			l.digest.Store(&f.digest) // computed from these very bytes
 		}
 	} else {
-		l.opened = l.store.Present() - before
+		l.opened = l.store.Present() - l.before
 		if sum, ok := (digests{digestsDir(n.cfg.State)}).get(l.store); ok {
 			l.digest.Store(&sum)
 		}

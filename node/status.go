@@ -79,8 +79,14 @@ func (l *live) status() control.Transfer {
 	t := control.Transfer{ID: l.id.String(), Size: l.size(), Present: l.present(), Complete: l.complete()}
 	for _, p := range l.blobs() {
 		f := p.fetch.Stats()
-		t.FromPeers += f.FromPeers
-		t.FromOrigin += p.opened + p.brought.Load() + f.FromOrigin
+		origin := p.opened + p.brought.Load() + f.FromOrigin
+		// A piece that the swarm had to verify as a whole was stored by it before fetch could count it.
+		var wire int64
+		for _, j := range p.joined() {
+			wire += j.torrent.Stats().Downloaded
+		}
+		t.FromPeers += max(f.FromPeers, min(f.Present-p.before-origin, wire))
+		t.FromOrigin += origin
 		t.Waiting += f.Waiting
 		t.Errors += f.Errors
 		t.LastError = cmp.Or(t.LastError, f.LastError)
