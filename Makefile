@@ -11,7 +11,8 @@ LDFLAGS   := -s -w -X main.release=$(RELEASE)
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check race fuzz bench bench-rivals e2e install clean
+SIM_NODES ?= 10000
+.PHONY: help build demo test check race sim fuzz bench bench-rivals e2e install clean
 
 help: ## list these targets
 	@printf 'make <target>:\n\n'
@@ -33,6 +34,9 @@ check: ## before a commit: gofmt, vet, staticcheck, layers, race tests of what c
 
 race: ## all unit tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./... | grep -vE '/(e2e|bench)(/|$$)')
+
+sim: ## swarms of SIM_NODES (10000) simulated nodes, cold and disturbed: about half an hour of one core
+	SIM_NODES='$(SIM_NODES)' $(GO) test -run 'TestCold|TestDisturbed' -v -timeout 120m ./swarm/swarmtest
 
 fuzz: ## every fuzz target there is, FUZZTIME (60s) each; PKG=./blob for one package
 	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' bash tools/fuzz.sh $(if $(filter file,$(origin PKG)),./...,$(PKG))

@@ -291,6 +291,7 @@ func (p *Planner) Tick(now time.Time) {
 		p.fittedAt = p.now
 		p.refitAll()
 	}
+	p.abandon()
 	p.ease()
 	p.hasten()
 	p.flush()
@@ -311,10 +312,16 @@ func (p *Planner) stalled(s int) bool {
 	if !p.started {
 		limit *= 4 // nothing has left the source yet: it is that which is slow
 	}
-	if r := p.rate.paces[s].rate; r > 0 {
-		// Large pieces come less often than every 1.5 s: three times what one turn takes.
-		turn := time.Duration(float64(int64(Unit(p.g))*p.g.PieceLength) / float64(r) * float64(time.Second))
-		limit = max(limit, 3*turn)
-	}
+	limit = max(limit, p.stillFor(s))
 	return p.now.Sub(last) >= limit
+}
+
+// stillFor is how long somebody who gets on may complete no piece of a stripe: large ones come less often than
+// every 1.5 s; three times what one turn takes.
+func (p *Planner) stillFor(s int) time.Duration {
+	d := p.stall
+	if r := p.rate.paces[s].rate; r > 0 {
+		d = max(d, time.Duration(3*float64(int64(Unit(p.g))*p.g.PieceLength)/float64(r)*float64(time.Second)))
+	}
+	return d
 }

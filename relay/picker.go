@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -26,11 +27,13 @@ type Picker struct {
 // lane is one stripe.
 type lane struct {
 	parents  []upstream
-	use      int       // which of them is asked now
-	assigned time.Time // when they were assigned
-	lost     time.Time // since when none of them is connected; zero: one is
-	end      uint32    // watermark of who has the whole stripe
-	last     uint32    // from this piece on it is taken from all that have it
+	use      int               // which of them is asked now
+	assigned time.Time         // when they were assigned
+	lost     time.Time         // since when none of them is connected; zero: one is
+	end      uint32            // watermark of who has the whole stripe
+	last     uint32            // from this piece on it is taken from all that have it
+	holders  [maxHolders]*link // who is asked for that
+	n        int               // of holders
 }
 
 // upstream is one parent in one stripe.
@@ -38,7 +41,6 @@ type upstream struct {
 	*link
 	rate       int64     // granted, bytes per second
 	failed     bool      // was given up in this assignment
-	lazy       bool      // has everything and delivers much less than others that have
 	complained time.Time // of it; zero: not yet
 	lag        time.Time // since when it has had what it owes; zero: it has not
 	lagFrom    int64     // link.got at that time
@@ -59,6 +61,8 @@ type link struct {
 	windowAt  time.Time
 	windowGot int64
 	marks     [MaxStripes]uint32
+	grew      [MaxStripes]bool // it was seen to lack something of the stripe
+	lazy      bool             // has everything and delivers much less than others that have
 }
 
 // NewPicker is a picker without an assignment.
@@ -208,6 +212,7 @@ func (p *Picker) Has(now time.Time, id NodeID, w Watermark) {
 	if l := p.links[id]; l != nil && w.Stripe >= 0 && w.Stripe < MaxStripes {
 		l.marks[w.Stripe] = max(l.marks[w.Stripe], w.Piece)
 		if w.Stripe < len(p.lanes) && w.Piece < p.lanes[w.Stripe].end {
+			l.grew[w.Stripe] = true
 			p.fronts[w.Stripe].reach(w.Piece, p.now)
 		}
 	}
@@ -276,9 +281,10 @@ func (p *Picker) From(now time.Time, piece uint32) (id NodeID, ok bool) {
 	}
 	u := &l.parents[l.use]
 	if u.connected {
-		if piece >= l.last {
-			if n := p.holders(l, piece); n > 1 {
-				return p.holder(l, piece, n), true
+		if piece >= l.last && l.n > 0 {
+			turn := piece / (Unit(p.g) * uint32(len(p.lanes)))
+			if h := l.holders[int(turn)%l.n]; h.connected {
+				return h.id, true
 			}
 		}
 		return u.id, true
@@ -298,35 +304,40 @@ func (p *Picker) From(now time.Time, piece uint32) (id NodeID, ok bool) {
 // catches up, and nobody is loaded for long without the tracker knowing it. It is 1.6 s of half of 40 Mbit/s.
 const lastBytes = 4 << 20
 
-// holds reports whether u can be asked for all of stripe s.
-func (u *upstream) holds(s int, end uint32) bool {
-	return u.connected && !u.failed && !u.lazy && u.rate != LastResort && u.marks[s] >= end
-}
+// maxHolders is from how many peers the end of a stripe is taken at once.
+const maxHolders = 4
 
-// holders counts the parents that have all of a stripe: they have nothing to do but to serve.
-func (p *Picker) holders(l *lane, piece uint32) (n int) {
-	s := Stripe(p.g, piece, len(p.lanes))
-	for i := range l.parents {
-		if l.parents[i].holds(s, l.end) {
+// gather looks who has all of stripe s and has nothing to do but to serve: parents, and any other peer that has got it
+// while we were connected. Who had it from the start may be the source, which is not to be asked. Who is one of them
+// stays, so that a piece is not asked of one after the other.
+func (p *Picker) gather(s int, l *lane) {
+	n := 0
+	for _, h := range l.holders[:l.n] {
+		if h.connected && !h.lazy {
+			l.holders[n] = h
 			n++
 		}
 	}
-	return n
-}
-
-// holder is the one of n holders whose turn a piece is.
-func (p *Picker) holder(l *lane, piece uint32, n int) (id NodeID) {
-	s := Stripe(p.g, piece, len(p.lanes))
-	turn := int(piece/(Unit(p.g)*uint32(len(p.lanes)))) % n
-	for i := range l.parents {
-		if l.parents[i].holds(s, l.end) {
-			if turn == 0 {
-				return l.parents[i].id
-			}
-			turn--
+	l.n = n
+	add := func(h *link) {
+		if l.n < maxHolders && h.connected && !h.lazy && h.marks[s] >= l.end && !slices.Contains(l.holders[:l.n], h) {
+			l.holders[l.n] = h
+			l.n++
 		}
 	}
-	return id
+	for i := range l.parents {
+		if u := &l.parents[i]; !u.failed && u.rate != LastResort && (i == 0 || u.grew[s]) {
+			add(u.link)
+		}
+	}
+	if l.n == 0 {
+		return // nobody near has everything: the tail has not come yet
+	}
+	for _, h := range p.links {
+		if h.grew[s] {
+			add(h)
+		}
+	}
 }
 
 const (
@@ -479,23 +490,21 @@ func (p *Picker) Tick(now time.Time) {
 			continue
 		}
 		p.judge(s, l, u)
-		p.compare(s, l)
+		p.gather(s, l)
+		p.compare(l)
 	}
 	p.watch()
 }
 
-// compare leaves out parents that have everything and are much slower at it than the best of them.
-func (p *Picker) compare(s int, l *lane) {
+// compare leaves out those that are much slower at the end of a stripe than the best.
+func (p *Picker) compare(l *lane) {
 	var best int64
-	for i := range l.parents {
-		if u := &l.parents[i]; u.holds(s, l.end) {
-			best = max(best, u.link.rate)
-		}
+	for _, h := range l.holders[:l.n] {
+		best = max(best, h.rate)
 	}
-	for i := range l.parents {
-		u := &l.parents[i]
-		if u.holds(s, l.end) && u.out > 0 && p.now.Sub(u.since) > 3*rateWindow && (4*u.link.rate < best || p.now.Sub(u.came) > 3*rateWindow) {
-			u.lazy = true
+	for _, h := range l.holders[:l.n] {
+		if l.n > 1 && h.out > 0 && p.now.Sub(h.since) > 3*rateWindow && (4*h.rate < best || p.now.Sub(h.came) > 3*rateWindow) {
+			h.lazy = true
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"bytes"
+	"cmp"
 	"slices"
 	"time"
 )
@@ -382,8 +384,9 @@ func (p *Planner) freeFor(c *vertex, s int, waits bool) *vertex {
 	return to
 }
 
-// hasten gives members that still lack something to sources with nothing to do. It happens when most have everything
-// and some were held up: from a source that serves nobody else they get it faster than everybody got it.
+// hasten gives members that still lack something to sources with nothing to do, those that lack most first. It
+// happens when many have everything and some were held up: from a source that serves nobody else they get it faster
+// than everybody got it.
 func (p *Planner) hasten() {
 	idle := 0
 	for _, u := range p.sources {
@@ -392,23 +395,60 @@ func (p *Planner) hasten() {
 		}
 	}
 	lacking := len(p.nodes) - len(p.sources)
-	if p.idle = lacking > 0 && idle >= lacking*p.k; !p.idle {
+	p.idle = lacking > 0 && idle >= lacking*p.k
+	if lacking == 0 || idle < lacking {
 		return
 	}
-	left := 2 * Unit(p.g) * uint32(p.k)
+	type edge struct {
+		v *vertex
+		s int
+	}
+	var late []edge
+	least := 4 * Unit(p.g) * uint32(p.k)
 	for _, v := range p.nodes {
-		if v.Source || !v.Bulk {
+		if v.Source || !v.Bulk || v.absent {
 			continue
 		}
 		for s := range p.k {
-			b := &v.trees[s]
-			if b.parent != nil && !b.parent.Source && v.trees[s].upto+left < p.ends[s] {
-				p.detach(v, s)
-				if p.heads[s].v == v {
-					p.heads[s].v = nil
-				}
-				p.queue(v)
+			if b := &v.trees[s]; b.parent != nil && !b.parent.Source && b.upto+least < p.ends[s] && p.now.Sub(b.since) > time.Second {
+				late = append(late, edge{v, s})
 			}
+		}
+	}
+	slices.SortFunc(late, func(a, b edge) int {
+		return cmp.Or(cmp.Compare(a.v.trees[a.s].upto, b.v.trees[b.s].upto), bytes.Compare(a.v.ID[:], b.v.ID[:]), cmp.Compare(a.s, b.s))
+	})
+	for _, e := range late[:min(len(late), idle)] {
+		p.detach(e.v, e.s)
+		if p.heads[e.s].v == e.v {
+			p.heads[e.s].v = nil
+		}
+		p.queue(e.v)
+	}
+}
+
+// abandon gives up members that complete nothing, in no stripe, though their parents have more: they are cut off, or
+// dead, and it may take long until that is heard of in another way.
+func (p *Planner) abandon() {
+	if !p.started {
+		return
+	}
+	turn := Unit(p.g) * uint32(p.k)
+	for _, v := range p.nodes {
+		if v.Source || v.absent || v.kids == 0 || p.crowns(v) > 0 {
+			continue
+		}
+		stuck, behind := true, false
+		for s := range v.trees {
+			b := &v.trees[s]
+			if b.upto >= p.ends[s] {
+				continue
+			}
+			stuck = stuck && p.now.Sub(b.moved) >= p.stillFor(s)
+			behind = behind || b.parent != nil && b.parent.trees[s].upto >= b.upto+2*turn
+		}
+		if stuck && behind {
+			p.giveUp(v)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func TestDisturbed(t *testing.T) {
 		{"a quarter is cut off for four seconds", SimConfig{Script: []SimStep{
 			{4 * time.Second, func(s *Sim) { s.Cut(func(i int) bool { return i%4 == 3 }) }},
 			{8 * time.Second, func(s *Sim) { s.Cut(nil) }},
-		}}, 1.10, 20 * time.Second, 1.10, 1.5},
+		}}, 1.10, 8 * time.Second, 1.10, 1.5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.c.Nodes = nodes(t, 300)
