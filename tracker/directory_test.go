@@ -266,3 +266,28 @@ func TestTrackerByName(t *testing.T) {
 		close2(t, p)
 	})
 }
+
+// TestFarTrackers: trackers that need more than a second for an answer are found in the end all the same.
+func TestFarTrackers(t *testing.T) {
+	bubble(t, func(t *testing.T, w *wire, s *Server) {
+		second := NewServer(ServerOptions{})
+		defer second.Close()
+		w.set("two", second, up)
+		for _, h := range w.hosts {
+			h.lag = func(q *planRequest) time.Duration { return 1200 * time.Millisecond }
+		}
+		p := attend(t, w, 1, func(o *SessionOptions) { o.Trackers = []string{"http://one/announce", "http://two/announce"} })
+		time.Sleep(time.Minute)
+		w.seen("one")
+		w.seen("two")
+		if p.State() != Solo {
+			t.Errorf("after a minute: %+v", p.Status())
+		}
+		at := p.Status().URL
+		time.Sleep(time.Minute)
+		if st := p.Status(); st.URL != at || st.State != "solo" {
+			t.Errorf("it does not stay: %s, then %+v", at, st)
+		}
+		close2(t, p)
+	})
+}

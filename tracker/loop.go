@@ -19,7 +19,7 @@ import (
 var errHome = errors.New("a tracker that is preferred answers again")
 
 // errLate says that a tracker has not answered in time, and that there is another one.
-var errLate = fmt.Errorf("%w: it has not answered within %v", blob.ErrUnavailable, lateAfter)
+var errLate = fmt.Errorf("%w: it has not answered in time", blob.ErrUnavailable)
 
 // errClosed ends a session.
 var errClosed = fmt.Errorf("%w: tracker session", blob.ErrClosed)
@@ -31,6 +31,7 @@ func (s *Session) run(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval, retry.Multiplier, retry.RandomizationFactor = firstRetry, lastRetry, 2, 0.5
 	failed, plain := map[string]bool{}, map[string]bool{} // trackers that failed in a row; that do not plan
+	slow := map[string]int{}                              // how often in a row one was given up because it was late
 	for ctx.Err() == nil {
 		s.dir.refresh(ctx, time.Now())
 		list := s.dir.order()
@@ -54,7 +55,10 @@ func (s *Session) run(ctx context.Context) {
 		}
 		answered, err := false, errNoPlan
 		if !plain[e.shown] {
-			answered, err = s.live(ctx, e, len(list) > len(failed)+1, plain)
+			answered, err = s.live(ctx, e, len(list) > len(failed)+1, plain, min(lateAfter<<min(slow[e.shown], 4), exchangeLimit))
+			if slow[e.shown]++; !errors.Is(err, errLate) {
+				delete(slow, e.shown)
+			}
 		}
 		switch {
 		case errors.Is(err, errNoPlan) && !plain[e.shown]:
@@ -146,8 +150,9 @@ func (s *Session) lane(ctx context.Context, e endpoint, in <-chan *planRequest, 
 
 // live speaks with one tracker until it fails or ctx ends: a full report, then a poll that is always
 // outstanding and reports beside it.
-// others: there is another one to go to. plain are trackers that do not plan.
-func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[string]bool) (answeredOnce bool, err error) {
+// others: there is another one to go to. plain are trackers that do not plan. within is how long a report may take:
+// a tracker that is far away may need more than lateAfter until there is a connection, and gets more every time.
+func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[string]bool, within time.Duration) (answeredOnce bool, err error) {
 	child, cancel := context.WithCancel(ctx)
 	var lanes sync.WaitGroup
 	reports, polls := make(chan *planRequest, 1), make(chan *planRequest, 1)
@@ -177,7 +182,7 @@ func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[s
 			if q, when := s.due(time.Now(), &last); q != nil {
 				reports <- q
 				reporting, late = true, 0
-				timer.Reset(lateAfter - lateGrace)
+				timer.Reset(within - lateGrace)
 			} else {
 				timer.Reset(time.Until(when))
 			}
@@ -383,7 +388,7 @@ func (s *Session) lookHome(ctx context.Context, e endpoint, plain map[string]boo
 
 // there reports whether a tracker answers, and plans.
 func (s *Session) there(ctx context.Context, e endpoint) bool {
-	ctx, cancel := context.WithTimeout(ctx, lateAfter)
+	ctx, cancel := context.WithTimeout(ctx, exchangeLimit)
 	defer cancel()
 	// A goodbye of somebody who was never there changes nothing, and is answered.
 	q := &planRequest{key: s.o.Key, peer: s.o.PeerID, geometry: s.o.Geometry, stop: true}
