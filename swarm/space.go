@@ -115,6 +115,3 @@ func (s *space) BlockLen(block uint32) int {
 
 // isBlock reports whether a number is that of a block.
 func (s *space) isBlock(block uint32) bool { return block < s.blocks && s.BlockLen(block) > 0 }
-
-// pow2 reports whether a piece is a subtree of the hash tree of BEP 52.
-func (s *space) pow2() bool { return s.bpp&(s.bpp-1) == 0 }
