@@ -211,10 +211,22 @@ func (l *loop) hedgeJobs(at time.Time) {
 		}
 		if p := l.bestForLeaves(job); p != nil {
 			l.send(l.try(job, p))
-		} else if at.Sub(job.tries[n-1].at) > requestTimeout {
+		} else if at.Sub(job.tries[n-1].at) > l.leafTimeout(job.piece) {
+			for _, try := range job.tries {
+				try.p.rejects, l.stingy = maxDeaf, true
+			}
 			l.failJob(job, nil) // who wants the piece again starts over
 		}
 	}
+}
+
+// leafTimeout is how long the last peer that was asked for leaves may take. A piece that can be verified without
+// them is better collected whole.
+func (l *loop) leafTimeout(piece uint32) time.Duration {
+	if l.t.wholesome(piece) {
+		return 5 * time.Second
+	}
+	return requestTimeout
 }
 
 // resumeJob asks for the leaves of a piece once more: whoever was asked for its blocks, or anybody.

@@ -148,7 +148,7 @@ func TestNoLeaves(t *testing.T) {
 	data := swarmtest.Random(g.Size, 34)
 	whole := seed(t, g, data)
 	for name, lies := range map[string][]swarmtest.Lies{
-		"honest": {{NoLeaves: true}}, "wrong leaves": {{BadLeaves: true}}, "one lies": {{NoLeaves: true, Corrupt: func(b uint32) bool { return b == 5 }}, {NoLeaves: true}},
+		"honest": {{NoLeaves: true}}, "wrong leaves": {{BadLeaves: true}}, "deaf": {{DeafLeaves: true}}, "one lies": {{NoLeaves: true, Corrupt: func(b uint32) bool { return b == 5 }}, {NoLeaves: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := empty(t, g)
