@@ -300,18 +300,6 @@ func (o *outbox) dropRuns(all bool) (dropped []*served) {
 	return dropped
 }
 
-// backlog reports whether blocks wait to be sent.
-func (o *outbox) backlog() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, q := range o.runs {
-		if len(q) > 0 {
-			return true
-		}
-	}
-	return o.short.len()+o.bulk.len() > 0
-}
-
 // reject queues reject messages (BEP 6).
 func (o *outbox) reject(rs ...request) {
 	if len(rs) == 0 {
