@@ -19,6 +19,7 @@ import (
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/fs"
 	"github.com/pantala/pantala/metainfo"
+	"github.com/pantala/pantala/relay"
 	"github.com/pantala/pantala/swarm"
 	"github.com/pantala/pantala/tracker"
 )
@@ -132,6 +133,19 @@ func (n *Node) joinTorrent(l *live, f found, w wanted, parts []part) error {
 			c.Files = append(c.Files, swarm.File{Store: l.parts[i].store, Root: p.root})
 		}
 	}
+	var session atomic.Pointer[tracker.Session] // the swarm is there before it
+	c.OnComplaints = func(list []relay.Complaint) {
+		if s := session.Load(); s != nil {
+			s.Complain(list)
+		}
+	}
+	store := newSpaceStore(info, l.parts)
+	if len(l.trackers) > 0 {
+		c.AwaitPlan = planWait
+	}
+	if l.fill != fetch.FillNever {
+		c.OnWanted = store.wanted
+	}
 	t, err := n.swarm.Add(c)
 	if err != nil {
 		return fmt.Errorf("swarm: %w", err)
@@ -142,7 +156,8 @@ func (n *Node) joinTorrent(l *live, f found, w wanted, parts []part) error {
 		l.leave = append(l.leave, p.sources.add(t.File(i)))
 	}
 	j := joined{torrent: t, stop: n.seek(l, t, info.Keys(), info.Private)}
-	n.announce(l, &j, info, w)
+	n.announce(l, &j, store, w)
+	session.Store(j.session)
 	l.swarms.Lock()
 	l.swarms.list = append(l.swarms.list, j)
 	l.swarms.Unlock()
@@ -200,13 +215,12 @@ const maxSessions = 8
 // announce makes a torrent known to trackers, under each of its infohashes: to those of this node, one of which is
 // used at a time and plans, and to those of the torrent, where others look for it. A private torrent is announced to
 // its own trackers, and those that the request names, only (BEP 27).
-func (n *Node) announce(l *live, j *joined, info *metainfo.Info, w wanted) {
-	addr := n.swarm.Addr()
+func (n *Node) announce(l *live, j *joined, store *spaceStore, w wanted) {
+	info, t, addr := store.info, j.torrent, n.swarm.Addr()
 	ours, theirs := l.trackers[:l.named], l.trackers[l.named:]
 	if info.Private && len(w.options.Trackers) == 0 {
 		ours = nil
 	}
-	store, t := newSpaceStore(info, l.parts), j.torrent
 	start := func(trackers []string, key [20]byte, plans bool) *tracker.Session {
 		o := tracker.SessionOptions{
 			Trackers: trackers, Key: key, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr), Plain: !plans,
@@ -317,6 +331,19 @@ func (s *spaceStore) geometry() blob.Geometry {
 	return blob.Geometry{Size: s.info.Length, PieceLength: s.info.PieceLength}
 }
 
+// part is the index of the part that a piece belongs to.
+func (s *spaceStore) part(piece uint32) int {
+	return sort.Search(len(s.first), func(k int) bool { return s.first[k] > piece }) - 1
+}
+
+// wanted passes on that peers wait for blocks, which lie in one piece of the torrent.
+func (s *spaceStore) wanted(r blob.Run) {
+	per := s.geometry().BlocksPerPiece()
+	k := s.part(r.First / per)
+	r.First -= s.first[k] * per
+	s.parts[k].fetch.Wanted(r)
+}
+
 func (s *spaceStore) Pieces() []uint64 {
 	all := make([]uint64, (s.geometry().Pieces()+63)/64)
 	for k, p := range s.parts {
@@ -332,7 +359,7 @@ func (s *spaceStore) Pieces() []uint64 {
 }
 
 func (s *spaceStore) PieceComplete(piece uint32) bool {
-	k := sort.Search(len(s.first), func(k int) bool { return s.first[k] > piece }) - 1
+	k := s.part(piece)
 	return k >= 0 && s.parts[k].store.PieceComplete(piece-s.first[k])
 }
 

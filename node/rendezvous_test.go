@@ -50,6 +50,7 @@ func TestTogetherByDigest(t *testing.T) {
 	type result struct {
 		got []byte
 		st  control.Transfer
+		err error
 	}
 	results := make(chan result, 2)
 	for range cap(results) {
@@ -57,15 +58,22 @@ func TestTogetherByDigest(t *testing.T) {
 		s.Set(origintest.Faults{Rate: 8 << 20})
 		n := start(t, conf(t, announce))
 		go func() {
-			got, st := fetchAll(t, n, s.At("/model.bin"), control.Options{Digest: "sha256:" + digest.String()})
-			results <- result{got, st}
+			d, err := n.Download(t.Context(), s.At("/model.bin"), control.Options{Digest: "sha256:" + digest.String()}, 0, noProgress)
+			if err != nil {
+				results <- result{err: err}
+				return
+			}
+			defer d.Close()
+			var b bytes.Buffer
+			err = d.CopyTo(t.Context(), &b, digest, func(control.Transfer) {})
+			results <- result{b.Bytes(), d.Status(), err}
 		}()
 	}
 	var origin int64
 	for range cap(results) {
 		r := <-results
-		if !bytes.Equal(r.got, want) {
-			t.Error("bytes differ")
+		if r.err != nil || !bytes.Equal(r.got, want) {
+			t.Errorf("bytes differ, or %v", r.err)
 		}
 		origin += r.st.FromOrigin
 	}

@@ -528,6 +528,50 @@ func TestManyFiles(t *testing.T) {
 	}
 }
 
+// TestTreeCrowd: nodes that start together get all files, through a tracker that plans.
+func TestTreeCrowd(t *testing.T) {
+	root, files := writeTree(t)
+	for _, version := range torrentVersions {
+		announce := startTracker(t)
+		first := start(t, conf(t, announce))
+		reply, err := first.Share(patient(t), control.ShareRequest{Path: root, Version: version, WantTorrent: true}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source := writeTorrent(t, reply.Torrent)
+		errs := make(chan error, 4)
+		var dirs []string
+		for i := range cap(errs) {
+			n, dir := start(t, conf(t, announce)), filepath.Join(t.TempDir(), fmt.Sprint(i))
+			dirs = append(dirs, dir)
+			go func() {
+				d, err := n.Download(t.Context(), source, control.Options{}, 0, noProgress)
+				if err == nil {
+					defer d.Close()
+					err = d.Wait(t.Context(), blob.Hash{}, func(control.Transfer) {})
+				}
+				if err == nil {
+					err = d.Place(dir)
+				}
+				errs <- err
+			}()
+		}
+		for range cap(errs) {
+			if err := <-errs; err != nil {
+				t.Fatalf("%s: %v", version, err)
+			}
+		}
+		for _, dir := range dirs {
+			sameTree(t, dir, files)
+		}
+		status, err := first.Status(patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: the seeder sent %.2f times the torrent to %d nodes", version, float64(status.Shares[0].Uploaded)/float64(reply.Size), cap(errs))
+	}
+}
+
 // TestKnownPeersOfTorrents: who was good for a torrent is remembered across a restart, as for a blob.
 func TestKnownPeersOfTorrents(t *testing.T) {
 	root, files := writeTree(t)
