@@ -61,6 +61,10 @@ func (f *flight) stands(rate float64, now time.Time) bool {
 // A reader that jumps about is helped at once when a bulk transfer has its block: peers may only be waiting for it
 // themselves, and one block asked twice costs little. One that reads on is right behind what arrives.
 func (f *flight) late(block uint32, rate float64, n need, now time.Time) (late bool, avoid sourceKind) {
+	if f.lane > 0 {
+		// It may stand still because nobody has the blocks yet: that is no fault of peers who have this one.
+		return !n.follows || now.Sub(n.since) > soon, nowhere
+	}
 	if f.stands(rate, now) {
 		return true, f.kind
 	}
