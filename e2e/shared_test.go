@@ -75,5 +75,5 @@ func TestTrackersShareStateAndDie(t *testing.T) {
 	}
 	ng.Stop()
 	t.Logf("nginx sent %.3f times the file", float64(ng.Sent())/float64(file.Size))
-	atMost(t, "sent by nginx", ng.Sent(), file.Size*150/100)
+	atMost(t, "sent by nginx", ng.Sent(), file.Size*200/100) // each node may read on by itself for a second
 }

@@ -80,7 +80,7 @@ func (s *Session) run(ctx context.Context) {
 			continue
 		}
 		failed[e.shown] = true
-		s.dead(e, err)
+		s.dead(e, err, len(list) > len(failed))
 	}
 	s.show(&view{state: Dead})
 }
@@ -111,8 +111,9 @@ func (s *Session) answered() {
 	}
 }
 
-// dead notes that a tracker has failed.
-func (s *Session) dead(e endpoint, err error) {
+// dead notes that a tracker has failed; others: there is another one, which gets a moment to answer before anybody
+// goes on without.
+func (s *Session) dead(e endpoint, err error, others bool) {
 	s.mu.Lock()
 	s.out.live, s.out.complete, s.out.blame, s.out.answer = false, nil, nil, time.Time{}
 	was := s.status.LastError
@@ -121,7 +122,9 @@ func (s *Session) dead(e endpoint, err error) {
 	if was != err.Error() {
 		s.log.Warn("tracker does not answer: going on without it", "tracker", e.shown, "err", err)
 	}
-	s.show(&view{state: Dead})
+	if !others {
+		s.show(&view{state: Dead})
+	}
 }
 
 // show publishes a view and says so when it differs.
@@ -174,6 +177,8 @@ func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[s
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	s.introduce()
+	grace := time.NewTimer(lastWord) // what the last tracker said counts no longer than that
+	defer grace.Stop()
 	var reporting, polling bool
 	var late int // steps towards giving up the report
 	var last lastSent
@@ -198,6 +203,11 @@ func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[s
 		case <-home:
 			return answeredOnce, errHome
 		case <-s.kick:
+			continue
+		case <-grace.C:
+			if !answeredOnce {
+				s.show(&view{state: Dead})
+			}
 			continue
 		case <-timer.C:
 			switch {
@@ -241,7 +251,7 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	s.mu.Unlock()
 	if r.epoch != s.epoch {
 		s.epoch, s.gen, s.agreed, s.tree = r.epoch, 0, 0, 0
-		s.orphan = time.Now().Add(orphanFor)
+		s.orphan, s.followed = time.Now().Add(orphanFor), s.view.Load().state == Shared
 		clear(s.dropped)
 	}
 	if r.resync {
@@ -257,8 +267,8 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	s.believe(r)
 	if current {
 		state := Shared
-		if r.solo {
-			state = Solo
+		if r.solo && !(s.followed && time.Now().Before(s.orphan)) {
+			state = Solo // and not only the first one to come from another tracker
 		}
 		s.company(state)
 		s.show(&view{state, r.lease, r.held, r.ttl, r.pace})

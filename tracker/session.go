@@ -108,6 +108,7 @@ const (
 	lateGrace     = 100 * time.Millisecond // the last part of it, begun anew when this process may have stood still
 	impatience    = 3 * time.Second        // between announces of one who waits for the first peer: 10 in a mount's 30 s
 	stopLimit     = time.Second            // for saying goodbye
+	lastWord      = 150 * time.Millisecond // how long the word of a tracker that failed counts, until the next one has answered
 	orphanFor     = 2 * time.Second        // how long a place in the trees outlives the tracker that gave it, when another one has none
 	homeAfter     = 5 * time.Second        // how often a session looks for a tracker that it prefers: it is there again, and the swarm with it, within 10 s
 	lateAfter     = 800 * time.Millisecond // after this a tracker that has not answered is counted as dead; if there is another one, that is used
@@ -140,6 +141,7 @@ type Session struct {
 	tree               int64           // number of the assignment; 0: this tracker has given none
 	planned            bool            // the last assignment is one
 	orphan             time.Time       // when an assignment of another tracker ends
+	followed           bool            // there were others when this tracker was new: they will come, too
 	dropped            map[uint32]bool // disputed pieces that have been dropped
 	retell             []uint32        // pieces whose root contradicts the tracker's
 	backlog            []*planRequest  // the rest of a full report
