@@ -128,7 +128,13 @@ func (c interopCell) meet(t *testing.T) {
 		if listed {
 			clientstest.Opentracker(w, service, tor.Hashes...)
 		}
-		c.client.Seed(w, them, tor, tor.From)
+		theirs := w.Dir("theirs")
+		place := filepath.Join(theirs, c.client.Place(tor, !c.folder))
+		if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		clientstest.Copy(w, content, place)
+		c.client.Seed(w, them, tor, theirs)
 		if c.folder { // as a mount, whose files are read while they come
 			dir := w.Dir("mnt")
 			node.MountAt(dir, tor.Path, "--fill", "eager")
@@ -172,9 +178,17 @@ func (c interopCell) meet(t *testing.T) {
 	if _, err := os.Stat(tor.Path); err != nil {
 		t.Fatal(err)
 	}
+	if !listed {
+		// anacrolix lets nobody in that dials it for a v2 torrent, and crashes five seconds later if it lacks
+		// something then: it had better find us by its first announce.
+		e2etest.Poll(2*time.Second, func() bool {
+			out := node.Run("status", "-o", "json").Stdout
+			return strings.Contains(out, `"state": "solo"`) || strings.Contains(out, `"state": "shared"`)
+		})
+	}
 	dir := w.Dir("theirs")
 	c.client.Download(w, them, tor, dir)
-	if err := clientstest.Same(interopLimit, content, filepath.Join(dir, tor.Name)); err != nil {
+	if err := clientstest.Same(interopLimit, content, filepath.Join(dir, c.client.Place(tor, !c.folder))); err != nil {
 		t.Errorf("%s has not got what we share: %v", c.client.Name, err)
 	}
 }

@@ -198,9 +198,10 @@ func (l *Liar) accept(wire net.Listener, quit <-chan struct{}) {
 }
 
 // lie copies the frames of BEP 3 from the honest node: 68 bytes of handshake, then a big-endian length, an id
-// and a body; id 7 is `piece`: index, begin, block.
+// and a body. Blocks are in those with id 7, `piece`, after index and begin; and in the long ones of extensions
+// (id 20, BEP 10), such as the DATA of docs/wire.md, after a header that is short beside them.
 func (l *Liar) lie(to io.Writer, from io.Reader) {
-	const piece, header = 7, 9
+	const piece, extended, header, long = 7, 20, 9, 4 << 10
 	if _, err := io.CopyN(to, from, 68); err != nil {
 		return
 	}
@@ -218,7 +219,7 @@ func (l *Liar) lie(to io.Writer, from io.Reader) {
 		if _, err := io.ReadFull(from, frame[4:]); err != nil {
 			return
 		}
-		if n > header && frame[4] == piece {
+		if n > header && frame[4] == piece || n > long && frame[4] == extended {
 			frame[4+header+int(n-header)/2] ^= 1
 			l.Lies.Add(1)
 		}

@@ -61,9 +61,18 @@ func (c Client) Seed(w *e2etest.World, h *e2etest.Host, t Torrent, dir string) {
 	c.start(w, h, t, dir, true)
 }
 
-// Download starts the client with an empty dir, where t.Name is going to be.
+// Download starts the client with an empty dir, where t.Name is going to be, see [Client.Place].
 func (c Client) Download(w *e2etest.World, h *e2etest.Host, t Torrent, dir string) {
 	c.start(w, h, t, dir, false)
+}
+
+// Place is where in its folder the client has what a torrent describes. anacrolix keeps the file of a v2 torrent that
+// has only one in a folder of the same name.
+func (c Client) Place(t Torrent, single bool) string {
+	if c.Name == "anacrolix" && single && t.Kind != V1 {
+		return filepath.Join(t.Name, t.Name)
+	}
+	return t.Name
 }
 
 // child starts a client that ends at the end of the test: politely within a few seconds, or not.
@@ -72,7 +81,10 @@ func child(w *e2etest.World, h *e2etest.Host, c e2etest.Command) *e2etest.Proces
 	p := h.Start(c)
 	w.Defer(func() {
 		p.Signal(15)
-		p.Wait(5 * time.Second)
+		r := p.Wait(5 * time.Second)
+		if w.T.Failed() {
+			w.T.Logf("%.3000s", r.String())
+		}
 	})
 	return p
 }
