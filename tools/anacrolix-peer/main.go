@@ -3,7 +3,7 @@
 //
 //	anacrolix-peer TORRENT FOLDER ADDRESS:PORT
 //
-// TORRENT is a file or a magnet link. It prints READY when it listens, and DONE when everything is there and
+// It prints READY when it listens, and DONE when everything is there and
 // verified. It ends when standard input is closed.
 package main
 
@@ -14,10 +14,10 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/anacrolix/log"
 	"github.com/anacrolix/torrent"
+	"github.com/anacrolix/torrent/metainfo"
 	"github.com/anacrolix/torrent/storage"
 )
 
@@ -52,12 +52,16 @@ func run(source, dir, listen string) error {
 	}
 	defer client.Close()
 	fmt.Println("READY")
-	var t *torrent.Torrent
-	if strings.HasPrefix(source, "magnet:") {
-		t, err = client.AddMagnet(source)
-	} else {
-		t, err = client.AddTorrentFromFile(source)
+	meta, err := metainfo.LoadFromFile(source)
+	if err != nil {
+		return err
 	}
+	spec, err := torrent.TorrentSpecFromMetaInfoErr(meta)
+	if err != nil {
+		return err
+	}
+	spec.Trackers = nil // not before it wants something: it would ask for no peers, and only for more when the interval is over
+	t, _, err := client.AddTorrentSpec(spec)
 	if err != nil {
 		return err
 	}
@@ -76,6 +80,7 @@ func run(source, dir, listen string) error {
 		return err
 	}
 	t.DownloadAll()
+	t.AddTrackers(meta.UpvertedAnnounceList())
 	select {
 	case <-t.Complete().On():
 		fmt.Println("DONE")
