@@ -1,6 +1,7 @@
 package tracker
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -389,5 +390,32 @@ func TestNearness(t *testing.T) {
 		if _, err := ParseZone(bad); err == nil {
 			t.Errorf("zone %q is accepted", bad)
 		}
+	}
+}
+
+// TestPlannerIsTold: zone, uplink and role reach the planner, also when they change; who cannot be reached passes
+// nothing on.
+func TestPlannerIsTold(t *testing.T) {
+	p := orchard()
+	p.joins(t, "A", func(q *planRequest) { q.zone, q.up, q.prefer = "eu/a", 1000, true })
+	p.joins(t, "B", func(q *planRequest) { q.zone, q.up = "eu/b", 2000 })
+	id := relay.NodeID(named("A"))
+	if m := p.chain().member[id]; m.Zone != "eu/a" || m.Up != 1000 || !m.Prefer || !m.Bulk || m.Source {
+		t.Errorf("the planner knows %+v", m)
+	}
+	p.must(t, p.report("A", func(q *planRequest) { q.want, q.bulk, q.zone, q.up = true, true, "us/c", 3000 }))
+	if m := p.chain().member[id]; m.Zone != "us/c" || m.Up != 3000 || m.Prefer {
+		t.Errorf("after a change it knows %+v", m)
+	}
+	hidden := planRequest{key: key{1}, peer: named("C"), geometry: p.s.geometry, full: true, want: true, seq: 1, about: about{bulk: true, up: 9000}}
+	if _, err := p.s.report(p.now, &hidden, netip.AddrPortFrom(address("C").Addr(), 0)); err != nil {
+		t.Fatal(err)
+	}
+	if m := p.chain().member[relay.NodeID(named("C"))]; m.Up != 1 {
+		t.Errorf("who cannot be reached can send %d bytes a second", m.Up)
+	}
+	p.must(t, p.report("A", func(q *planRequest) { q.stop = true }))
+	if _, there := p.chain().member[id]; there {
+		t.Error("who has left is still planned for")
 	}
 }
