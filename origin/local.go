@@ -49,7 +49,7 @@ func openLocal(c *Client, u *url.URL, opt Options) (*Object, error) {
 	l.o = o
 	o.size.Store(st.Size)
 	o.ranges.Store(true)
-	o.first = make([]byte, min(st.Size, prefix))
+	o.first = make([]byte, min(st.Size, defaultPrefix))
 	if err := l.read(f, o.first, 0); err != nil {
 		return nil, err
 	}

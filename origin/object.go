@@ -68,7 +68,7 @@ func (o *Object) Name() string { return o.name }
 // Ranges reports whether Fetch works; if not, only Stream does.
 func (o *Object) Ranges() bool { return o.ranges.Load() }
 
-// First is the start of the object, as much as Open has got of it: at most 128 KiB, and all of the object if
+// First is the start of the object, as much as Open has got of it: at most Options.Prefix bytes, and all of the object if
 // it is not longer than that and the network did not hesitate. Not to be written to.
 func (o *Object) First() []byte { return o.first }
 

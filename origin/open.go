@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// prefix is how much of the object the first request asks for: the magic numbers and headers of most
+	// defaultPrefix is how much of the object the first request asks for: the magic numbers and headers of most
 	// file formats, and a first kernel readahead (128 KiB), so that the next read needs no request.
-	prefix = 128 << 10
+	defaultPrefix = 128 << 10
 	// prefixWait is how long Open waits for it once the header of the answer is there. On a path of 200 ms,
 	// TCP's slow start brings 128 KiB in 4 round trips, 0.8 s; what has arrived by then is kept, and it is
 	// better to mount now and read the rest as it is asked for.
@@ -43,12 +43,13 @@ func openWeb(ctx context.Context, c *Client, u *url.URL, opt Options) (*Object, 
 
 // first learns the object from the first answer of an endpoint.
 func (w *web) first(ctx context.Context, wt *watch, e *endpoint, u *url.URL) error {
+	prefix := w.opt.Prefix
 	a := w.ask(0, prefix)
 	resp, err := e.get(wt.ctx, a)
 	if err != nil {
 		return e.asFailure(wt, err)
 	}
-	size, ranges, n := int64(-1), false, int64(prefix)
+	size, ranges, n := int64(-1), false, prefix
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		// An empty object has no byte 0: RFC 9110 section 14.1.2. Some servers then tell its size.
 		if c, err := ParseContentRange(resp.Header.Get("Content-Range")); err == nil && c.Size == 0 {
@@ -124,7 +125,7 @@ func (w *web) prefix(wt *watch, body io.Reader, n int64) (p []byte, all bool) {
 	if k == 0 {
 		return nil, err == io.EOF || n == 0
 	}
-	if err == nil && n == prefix {
+	if err == nil && n == w.opt.Prefix {
 		// The body may end exactly here; of a body without a length only the next read can tell. One byte
 		// more is lost, but such a body is read to its end or not at all.
 		var one [1]byte

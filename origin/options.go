@@ -31,6 +31,9 @@ type Options struct {
 	Retries int
 	// Stall is how long nothing may arrive before a connection is given up; 0 means 10 s.
 	Stall time.Duration
+	// Prefix is how many bytes of an object Open asks for, so that the first read needs no request of its own;
+	// 0 means 128 KiB.
+	Prefix int64
 	// UserAgent is the User-Agent header; "" means "pantala".
 	UserAgent string
 	// Log takes retries and changes; nil discards them.
@@ -63,6 +66,9 @@ func (o Options) over(def Options) Options {
 	if o.Stall <= 0 {
 		o.Stall = def.Stall
 	}
+	if o.Prefix <= 0 {
+		o.Prefix = def.Prefix
+	}
 	if o.UserAgent == "" {
 		o.UserAgent = def.UserAgent
 	}
@@ -80,6 +86,7 @@ func builtin() Options {
 	return Options{
 		Retries:   defaultRetries,
 		Stall:     defaultStall,
+		Prefix:    defaultPrefix,
 		UserAgent: "pantala",
 		Log:       slog.New(slog.DiscardHandler),
 		OnBytes:   func(int) {},
