@@ -21,10 +21,11 @@ const (
 	yieldFor = 2 * time.Second
 	// yieldEvery is the pause between two looks at the round trips.
 	yieldEvery = 50 * time.Millisecond
-	// The queue to keep: as much as the path is long, so that an urgent block takes about twice as long as on an
-	// idle link, within these bounds. RFC 6817 allows up to 100 ms; libtorrent keeps 75. Less than leastDelay is
-	// noise of two schedulers; more than mostDelay is felt by people.
-	leastDelay = 5 * time.Millisecond
+	// The queue to keep: as much as the path is long, so that an urgent block takes about twice as long as on an idle
+	// link, within these bounds. RFC 6817 allows up to 100 ms; libtorrent keeps 75. Less than leastDelay is what a
+	// token bucket of 32 KiB at 40 Mbit/s (6.5 ms), bursts, and two schedulers make of an honest link: keeping less
+	// has cost a chain of eight half of its rate. More than mostDelay is felt by people, and routers drop.
+	leastDelay = 12 * time.Millisecond
 	mostDelay  = 25 * time.Millisecond
 	// yieldPart is how many blocks of bulk one data message carries while it gives way: what has been begun cannot
 	// be overtaken, and two blocks are 6.5 ms at 40 Mbit/s.
@@ -37,10 +38,14 @@ const (
 	leastSample = 8 * 1448 * 2
 	// yieldHold is how many looks pass between two steps down, until the first shows in the round trips.
 	yieldHold = 4
-	// How much slower bulk gets in one look while the queue is too long, at most, and how much faster while it is
-	// shorter: a fifth is a window of Reno cut by half over four round trips; a tenth is regained within a second.
-	yieldDown = 0.20
+	// How much slower bulk gets in one step while the queue is too long, at most, and how much faster in one look
+	// while it is shorter: what a step has taken is regained in two.
+	yieldDown = 0.15
 	yieldUp   = 0.10
+	// yieldSmooth is the weight of a look in the rate that is sent: what is passed on comes in bursts.
+	yieldSmooth = 0.2
+	// yieldCalm is how many looks without a queue lift the limit.
+	yieldCalm = 20
 )
 
 // yielder is the controller of one node.
@@ -73,6 +78,9 @@ func (y *yielder) sentUrgent() {
 	}
 }
 
+// active reports whether bulk gives way.
+func (y *yielder) active() bool { return now().UnixNano()-y.urgent.Load() < int64(yieldFor) }
+
 func (y *yielder) join(p *peer) {
 	y.mu.Lock()
 	y.peers[p] = p.up.Load()
@@ -96,7 +104,7 @@ func (y *yielder) run(stop <-chan struct{}) {
 		c := yieldControl{}
 		tick := time.NewTicker(yieldEvery)
 		y.look(yieldEvery)
-		for last := now(); now().UnixNano()-y.urgent.Load() < int64(yieldFor); {
+		for last := now(); y.active(); {
 			select {
 			case <-tick.C:
 			case <-stop:
@@ -154,29 +162,36 @@ func (f *outflow) roundTrips() (rtt, least time.Duration, ok bool) {
 // yieldControl decides how fast bulk may be. It is pure.
 type yieldControl struct {
 	rate float64 // 0: as fast as it goes
+	sent float64 // bytes per second that were sent lately
 	hold int     // looks until the next step down
+	calm int     // looks since the queue was too long
 }
 
 // next is the rate after a look, in bytes per second; 0: as fast as it goes.
 func (c *yieldControl) next(s sample) float64 {
+	if s.rate == 0 {
+		return c.rate
+	}
+	if c.sent == 0 {
+		c.sent = s.rate
+	}
+	c.sent += yieldSmooth * (s.rate - c.sent)
 	target := min(max(s.base, leastDelay), mostDelay)
 	over := float64(s.queue-target) / float64(target)
+	c.hold = max(0, c.hold-1)
+	c.calm++
 	switch {
-	case s.rate == 0:
-		return c.rate
-	case over > 0 && c.hold > 0:
-		c.hold--
-	case over > 0 && c.rate == 0:
-		c.rate, c.hold = s.rate*(1-yieldDown*min(1, over)), yieldHold
+	case over > 0 && c.hold == 0:
+		if c.rate == 0 || c.rate > 2*c.sent {
+			c.rate = c.sent // what was allowed besides says nothing
+		}
+		c.rate, c.hold, c.calm = max(c.rate*(1-yieldDown*min(1, over)), leastYield), yieldHold, 0
 	case over > 0:
-		// What was sent may have been less than allowed: it is that which was too much.
-		c.rate, c.hold = min(c.rate, max(s.rate, c.rate/2))*(1-yieldDown*min(1, over)), yieldHold
+		c.calm = 0
+	case c.calm > yieldCalm:
+		c.rate = 0
 	case c.rate != 0:
-		// Without bulk that uses it, the rate says nothing any more.
-		c.rate = min(c.rate*(1-yieldUp*over)+leastYield/16, 4*max(s.rate, leastYield))
-	}
-	if c.rate != 0 {
-		c.rate = max(c.rate, leastYield)
+		c.rate = c.rate*(1-yieldUp*over) + leastYield/64
 	}
 	return c.rate
 }

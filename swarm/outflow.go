@@ -23,6 +23,7 @@ type outflow struct {
 	window time.Time // start of the measurement under way
 	bytes  int64     // sent since
 	unsent int       // bytes that may wait in the socket
+	brief  bool      // bulk gives way: less is to wait there
 }
 
 const (
@@ -87,6 +88,9 @@ func (f *outflow) sent(n int) {
 	}
 	f.rate += 0.3 * (sample - f.rate)
 	want := int(max(minUnsent, min(maxUnsent, f.rate*partTime.Seconds())))
+	if f.brief {
+		want = max(minUnsent, want/4)
+	}
 	if want >= 2*f.unsent || want <= f.unsent/2 {
 		f.bound(want)
 	}

@@ -100,7 +100,7 @@ func (p *peer) settle(turns []*pace.Turn, j job) {
 // of a limit that is lower.
 func (p *peer) part() uint32 {
 	n := p.flow.part()
-	if p.t.node.yield.bulk.Limited() {
+	if p.flow.brief = p.t.node.yield.active(); p.flow.brief {
 		n = min(n, yieldPart)
 	}
 	for _, b := range p.t.uploadPath() {
