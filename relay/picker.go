@@ -307,37 +307,54 @@ const lastBytes = 4 << 20
 // maxHolders is from how many peers the end of a stripe is taken at once.
 const maxHolders = 4
 
-// gather looks who has all of stripe s and has nothing to do but to serve: parents, and any other peer that has got it
-// while we were connected. Who had it from the start may be the source, which is not to be asked. Who is one of them
-// stays, so that a piece is not asked of one after the other.
+// gather looks who helps a parent that has all of stripe s and still owes us some: peers that have got everything
+// while we were connected, and so have nothing to do but to serve. Who had it from the start may be the source, which
+// is not to be asked. A single one helps nobody, as all would go to it. Who helps goes on doing so, so that a piece is
+// not asked of one after the other.
 func (p *Picker) gather(s int, l *lane) {
+	u := &l.parents[l.use]
+	if !u.connected || u.marks[s] < l.end {
+		l.n = 0
+		return
+	}
 	n := 0
 	for _, h := range l.holders[:l.n] {
-		if h.connected && !h.lazy {
+		if h.connected && (!h.lazy || h == u.link) {
 			l.holders[n] = h
 			n++
 		}
 	}
-	l.n = n
-	add := func(h *link) {
-		if l.n < maxHolders && h.connected && !h.lazy && h.marks[s] >= l.end && !slices.Contains(l.holders[:l.n], h) {
+	if l.n = n; l.n == 0 {
+		l.holders[0], l.n = u.link, 1
+	}
+	helpers := 0
+	for _, h := range p.links {
+		if h != u.link && p.helps(h) {
+			helpers++
+		}
+	}
+	if helpers < 2 {
+		return
+	}
+	for _, h := range p.links {
+		if l.n < maxHolders && p.helps(h) && !slices.Contains(l.holders[:l.n], h) {
 			l.holders[l.n] = h
 			l.n++
 		}
 	}
-	for i := range l.parents {
-		if u := &l.parents[i]; !u.failed && u.rate != LastResort && (i == 0 || u.grew[s]) {
-			add(u.link)
+}
+
+func (p *Picker) helps(h *link) bool { return h.connected && !h.lazy && p.whole(h) }
+
+// whole reports whether a peer has got everything while we were connected. Who has only this stripe already is near
+// the top of its tree, and its uplink is what all others wait for.
+func (p *Picker) whole(h *link) bool {
+	for s := range p.lanes {
+		if !h.grew[s] || h.marks[s] < p.lanes[s].end {
+			return false
 		}
 	}
-	if l.n == 0 {
-		return // nobody near has everything: the tail has not come yet
-	}
-	for _, h := range p.links {
-		if h.grew[s] {
-			add(h)
-		}
-	}
+	return true
 }
 
 const (
