@@ -12,8 +12,8 @@ import (
 
 func TestMain(m *testing.M) { e2etest.Main(m) }
 
-// Every client, as these tests start it, downloads from libtorrent and uploads to it: what fails with pantala at the
-// other end fails because of pantala.
+// Every client, as these tests start it, downloads from libtorrent and, but for one, uploads to it: what fails with
+// pantala at the other end fails because of pantala.
 func TestClientsExchange(t *testing.T) {
 	NeedLibtorrent(t)
 	e2etest.NeedNet(t)
@@ -36,14 +36,12 @@ func TestClientsExchange(t *testing.T) {
 				StartLibtorrent(w, a, tor.Path, tor.From, Port).Go()
 				time.Sleep(300 * time.Millisecond)
 				mid, end := w.Dir("mid"), w.Dir("end")
-				start := time.Now()
 				c.Download(w, b, tor, mid)
 				if err := Same(40*time.Second, content, filepath.Join(mid, tor.Name)); err != nil {
 					t.Fatal(err)
 				}
-				t.Logf("down after %v", time.Since(start))
-				if c.Name == "anacrolix" && kind != V1 {
-					return // it answers hash requests with hashes of pieces whatever layer was asked for, which libtorrent bans it for
+				if c.Name == "anacrolix" {
+					return // 1.59.1 answers hash requests of v2 wrong, and stops in the middle of some uploads of v1
 				}
 				a.Link(false)
 				StartLibtorrent(w, d, tor.Path, end, Port).Go()
