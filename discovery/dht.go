@@ -38,7 +38,8 @@ const (
 	// dhtAgain is the first pause after a round that has found no node at all; it doubles up to dhtAgainMax.
 	dhtAgain    = 2 * time.Second
 	dhtAgainMax = 30 * time.Second
-	// tendEvery is the pause between two looks at the table; one that is empty is looked at every dhtAgain.
+	// tendEvery is the pause between two looks at the table. One that would fit into a bucket is that of a node which has
+	// not joined well, because packets were lost or there is nobody: it is filled again after dhtAgain, which doubles.
 	tendEvery = time.Minute
 )
 
@@ -283,7 +284,7 @@ func (d *DHT) tend() {
 		d.store.sweep(at)
 		stale, n := d.table.stale(at), d.table.count()
 		d.mu.Unlock()
-		if n == 0 {
+		if n < bucketSize {
 			d.bootstrap()
 			refreshed = time.Time{}
 		}
@@ -300,8 +301,8 @@ func (d *DHT) tend() {
 		n = d.table.count()
 		d.mu.Unlock()
 		pause := tendEvery
-		if n == 0 {
-			pause, refreshed = again, time.Time{}
+		if n < bucketSize {
+			pause = again + rand.N(again/2) // those who have lost packets to each other do not meet again
 			again = min(2*again, dhtAgainMax)
 		} else {
 			again = dhtAgain
