@@ -6,6 +6,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
+	"github.com/pantala/pantala/swarm/choker"
 )
 
 // One type per thing that can happen. Those named peer… come from the reader of that peer, in order.
@@ -161,7 +162,7 @@ func (l *loop) greet(p *peer) {
 		return b
 	})
 	// Whether it is a peer of ours is not known before its extended handshake.
-	if slots := t.node.opts.UploadSlots; served < slots && foreign < foreignSlots(slots) {
+	if choker.Room(served, foreign, t.node.opts.UploadSlots) {
 		l.serve(p, true, now())
 	}
 	if !p.ext {

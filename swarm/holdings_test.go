@@ -3,7 +3,6 @@ package swarm
 import (
 	"slices"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -40,39 +39,6 @@ func TestHoldings(t *testing.T) {
 		}
 		if got := h.runs(nil, piece, bpp); !slices.Equal(got, want) {
 			t.Fatalf("runs %v, want %v", got, want)
-		}
-	})
-}
-
-// TestForeignSlots: foreign peers never have more than their part, and ours get the rest.
-func TestForeignSlots(t *testing.T) {
-	at := time.Unix(1000, 0)
-	rapid.Check(t, func(t *rapid.T) {
-		slots := rapid.IntRange(1, 20).Draw(t, "slots")
-		var seats []seat
-		for range rapid.IntRange(0, 40).Draw(t, "peers") {
-			seats = append(seats, seat{
-				interested: rapid.Bool().Draw(t, "interested"), foreign: rapid.Bool().Draw(t, "foreign"), since: at,
-			})
-		}
-		_, unchoke := choose(seats, slots, at)
-		ours, foreign, hungry := 0, 0, 0
-		for i, s := range seats {
-			on := slices.Contains(unchoke, i)
-			switch {
-			case on && s.foreign:
-				foreign++
-			case on:
-				ours++
-			case s.interested && !s.foreign:
-				hungry++
-			}
-		}
-		if foreign > foreignSlots(slots) || ours+foreign > max(slots, 2) {
-			t.Fatalf("%d foreign and %d of ours in %d slots", foreign, ours, slots)
-		}
-		if hungry > 0 && ours+foreign < slots {
-			t.Fatalf("%d of ours wait and %d of %d slots are taken", hungry, ours+foreign, slots)
 		}
 	})
 }

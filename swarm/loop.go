@@ -7,6 +7,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/peerwire"
+	"github.com/pantala/pantala/swarm/choker"
 )
 
 // loop owns the state of a torrent. Nothing outside its goroutine touches it; others post events.
@@ -282,15 +283,15 @@ func (l *loop) dial(at time.Time) {
 // assignSlots decides whom we serve.
 func (l *loop) assignSlots(at time.Time) {
 	ps := make([]*peer, 0, len(l.peers))
-	seats := make([]seat, 0, len(l.peers))
+	seats := make([]choker.Seat, 0, len(l.peers))
 	for p := range l.peers {
 		if p.closing {
 			continue
 		}
 		ps = append(ps, p)
-		seats = append(seats, seat{p.slot, p.interested, !p.ours(), p.slotSince, time.Unix(0, p.lastReq.Load())})
+		seats = append(seats, choker.Seat{Served: p.slot, Interested: p.interested, Foreign: !p.ours(), Since: p.slotSince, Asked: time.Unix(0, p.lastReq.Load())})
 	}
-	choke, unchoke := choose(seats, l.t.node.opts.UploadSlots, at)
+	choke, unchoke := choker.Choose(seats, l.t.node.opts.UploadSlots, at)
 	for _, i := range choke {
 		l.serve(ps[i], false, at)
 	}

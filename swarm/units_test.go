@@ -36,59 +36,6 @@ func TestSplit(t *testing.T) {
 	})
 }
 
-// TestChoose keeps to the slots, and leaves none empty while somebody waits.
-func TestChoose(t *testing.T) {
-	start := time.Unix(1000, 0)
-	rapid.Check(t, func(t *rapid.T) {
-		slots := rapid.IntRange(1, 6).Draw(t, "slots")
-		var seats []seat
-		served := 0
-		for range rapid.IntRange(0, 12).Draw(t, "peers") {
-			s := seat{
-				served: served < slots && rapid.Bool().Draw(t, "served"), interested: rapid.Bool().Draw(t, "interested"),
-				since: start.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "since")) * time.Second),
-				asked: start.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "asked")) * time.Second),
-			}
-			if s.served {
-				served++
-			}
-			seats = append(seats, s)
-		}
-		at := start.Add(20 * time.Second)
-		choke, unchoke := choose(seats, slots, at)
-		for _, i := range choke {
-			if !seats[i].served {
-				t.Fatalf("peer %d is not served and choked", i)
-			}
-			if seats[i].interested && at.Sub(seats[i].since) < rotateAfter {
-				t.Fatalf("peer %d loses its slot after %s", i, at.Sub(seats[i].since))
-			}
-			seats[i].served = false
-		}
-		for _, i := range unchoke {
-			if seats[i].served {
-				t.Fatalf("peer %d is served twice", i)
-			}
-			seats[i].served = true
-		}
-		n, waiting, idle := 0, 0, 0
-		for _, s := range seats {
-			switch {
-			case s.served && s.interested:
-				n++
-			case s.served:
-				n++
-				idle++
-			case s.interested:
-				waiting++
-			}
-		}
-		if n > slots || waiting > 0 && (n < slots || idle > 0) {
-			t.Fatalf("%d of %d slots taken, %d by idle ones, %d wait", n, slots, idle, waiting)
-		}
-	})
-}
-
 // TestMeter follows rate and latency.
 func TestMeter(t *testing.T) {
 	var m meter

@@ -28,8 +28,7 @@ var errClosed = fmt.Errorf("%w: tracker session", blob.ErrClosed)
 func (s *Session) run(ctx context.Context) {
 	cancel := s.o.Store.OnPiece(s.completed)
 	defer cancel()
-	retry := backoff.NewExponentialBackOff()
-	retry.InitialInterval, retry.MaxInterval, retry.Multiplier, retry.RandomizationFactor = firstRetry, lastRetry, 2, 0.5
+	retry := newRetry()
 	failed, plain := map[string]bool{}, map[string]bool{} // trackers that failed in a row; that do not plan
 	slow := map[string]int{}                              // how often in a row one was given up because it was late
 	for ctx.Err() == nil {
@@ -46,7 +45,7 @@ func (s *Session) run(ctx context.Context) {
 				s.unresolved()
 			}
 			s.answered()
-			sleep(ctx, min(retry.NextBackOff(), lastRetry))
+			sleep(ctx, s.pause(retry))
 			continue
 		}
 		e := list[at]
@@ -83,6 +82,20 @@ func (s *Session) run(ctx context.Context) {
 		s.dead(e, err, len(list) > len(failed))
 	}
 	s.show(&view{state: Dead})
+}
+
+// newRetry is how long lies between two attempts after every tracker has failed; see pause.
+func newRetry() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier, b.RandomizationFactor = firstRetry, lastRetry, 2, 0
+	return b
+}
+
+// pause is what lies before the next attempt: the interval and up to half of it more or less, so that not all nodes
+// of a swarm come at the same moment.
+func (s *Session) pause(retry *backoff.ExponentialBackOff) time.Duration {
+	d := retry.NextBackOff()
+	return min(d/2+time.Duration(s.random(int64(d))), lastRetry)
 }
 
 // unresolved notes that no tracker is known.
@@ -164,84 +177,55 @@ func (s *Session) live(ctx context.Context, e endpoint, others bool, plain map[s
 	lanes.Go(func() { s.lane(child, e, reports, reported) })
 	lanes.Go(func() { s.lane(child, e, polls, polled) })
 	lanes.Go(func() { s.lookHome(child, e, plain, home) })
+	d := newDialogue(s, e, time.Now(), others, within)
 	defer func() {
 		cancel()
 		close(reports)
 		close(polls)
 		lanes.Wait()
-		if answeredOnce && (ctx.Err() != nil || errors.Is(err, errHome)) {
+		if d.answered && (ctx.Err() != nil || errors.Is(err, errHome)) {
 			s.leave(e)
 		}
 	}()
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	s.introduce()
-	grace := time.NewTimer(lastWord) // what the last tracker said counts no longer than that
-	defer grace.Stop()
-	var reporting, polling bool
-	var late int // steps towards giving up the report
-	var last lastSent
 	for {
-		if !reporting {
-			if q, when := s.due(time.Now(), &last); q != nil {
-				reports <- q
-				reporting, late = true, 0
-				timer.Reset(within - lateGrace)
-			} else {
-				timer.Reset(time.Until(when))
-			}
+		report, poll, again := d.next(time.Now())
+		if report != nil {
+			reports <- report
 		}
-		if !polling && answeredOnce && len(s.backlog) == 0 {
-			polls <- s.request(pollWait)
-			polling = true
+		if poll != nil {
+			polls <- poll
 		}
+		timer.Reset(time.Until(again))
 		var a answer
 		select {
 		case <-ctx.Done():
-			return answeredOnce, errClosed
+			return d.answered, errClosed
 		case <-home:
-			return answeredOnce, errHome
+			return d.answered, errHome
 		case <-s.kick:
 			continue
-		case <-grace.C:
-			if !answeredOnce {
-				s.show(&view{state: Dead})
-			}
-			continue
 		case <-timer.C:
-			switch {
-			case !reporting || late > 1:
-			case late == 0:
-				// If this process stood still, the answer may be here all the same.
-				timer.Reset(lateGrace)
-				late++
-			case others:
-				return answeredOnce, errLate
-			default:
-				s.show(&view{state: Dead}) // until it answers: nobody waits for it
-				late++
+			if err := d.elapse(time.Now()); err != nil {
+				return d.answered, err
 			}
 			continue
 		case a = <-reported:
-			reporting = false
 		case a = <-polled:
-			polling = false
 		}
-		if a.err != nil {
-			return answeredOnce, a.err
+		if err := d.hear(time.Now(), a); err != nil {
+			return d.answered, err
 		}
-		s.apply(e, a.req, a.reply)
-		answeredOnce = true
-		s.answered()
 	}
 }
 
 // apply takes a reply in.
-func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
+func (s *Session) apply(now time.Time, e endpoint, r *planReply) {
 	s.mu.Lock()
 	s.status.URL, s.status.LastError = e.shown, ""
-	s.status.LastReply = time.Now()
+	s.status.LastReply = now
 	s.status.Exchanges++
 	s.status.Alone = r.alone
 	s.status.Peers += len(r.peers)
@@ -251,7 +235,7 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	s.mu.Unlock()
 	if r.epoch != s.epoch {
 		s.epoch, s.gen, s.agreed, s.tree = r.epoch, 0, 0, 0
-		s.orphan, s.followed = time.Now().Add(orphanFor), s.view.Load().state == Shared
+		s.orphan, s.followed = now.Add(orphanFor), s.view.Load().state == Shared
 		clear(s.dropped)
 	}
 	if r.resync {
@@ -267,10 +251,10 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	s.believe(r)
 	if current {
 		state := Shared
-		if r.solo && !(s.followed && time.Now().Before(s.orphan)) {
+		if r.solo && !(s.followed && now.Before(s.orphan)) {
 			state = Solo // and not only the first one to come from another tracker
 		}
-		s.company(state)
+		s.company(now, state)
 		s.show(&view{state, r.lease, r.held, r.ttl, r.pace})
 	}
 	addrs := make([]netip.AddrPort, 0, len(r.peers))
@@ -289,7 +273,7 @@ func (s *Session) apply(e endpoint, q *planRequest, r *planReply) {
 	case r.place != nil && r.place.number > s.tree:
 		s.tree = r.place.number
 		s.placed(r.place)
-	case s.planned && s.tree == 0 && time.Now().After(s.orphan):
+	case s.planned && s.tree == 0 && now.After(s.orphan):
 		s.placed(&place{}) // from another tracker, and this one has no plan
 	}
 }
@@ -318,13 +302,13 @@ func (s *Session) placed(p *place) {
 }
 
 // company notes, before anybody can see state, that the tracker asks for the wish because we are no longer alone.
-func (s *Session) company(state State) {
+func (s *Session) company(now time.Time, state State) {
 	if state != Shared || s.view.Load().state != Solo {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.out.alone = time.Now()
+	s.out.alone = now
 	s.out.answer = s.out.alone.Add(answerWithin)
 }
 

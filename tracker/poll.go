@@ -94,25 +94,89 @@ func readBody(r io.Reader, size int64) ([]byte, error) {
 // exchange applies a request and waits for news when it is a poll. It is called, and returns, with the room
 // locked.
 func (s *Server) exchange(room *room, w http.ResponseWriter, r *http.Request, q *planRequest, addr netip.AddrPort) (*planReply, error) {
-	stranger := &planReply{epoch: room.swarm.epoch, resync: true}
-	n, err := room.swarm.report(time.Now(), q, addr)
+	n, reply, err := room.take(time.Now(), q, addr)
 	defer room.wake()
-	if errors.Is(err, errStranger) {
-		return stranger, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if q.full && q.gen == 0 {
+	if n != nil && q.full && q.gen == 0 {
 		s.plain.forget(&q.key, &q.peer) // it may have announced before it planned
 	}
-	if hard, _ := room.swarm.news(n); q.wait > 0 && !hard {
-		s.hold(room, n, w, r, q.wait)
-		if room.swarm.byID[q.peer] != n.member || n.member.plan != n {
-			return stranger, nil
+	if reply != nil || err != nil {
+		return reply, err
+	}
+	s.hold(room, n, w, r, q.wait)
+	return room.told(n), nil
+}
+
+// take applies a request. There is a reply, or an error, or the request is a poll that has to wait for news. Needs mu.
+func (r *room) take(now time.Time, q *planRequest, addr netip.AddrPort) (*node, *planReply, error) {
+	n, err := r.swarm.report(now, q, addr)
+	if errors.Is(err, errStranger) {
+		return nil, r.stranger(), nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if hard, _ := r.swarm.news(n); q.wait > 0 && !hard {
+		return n, nil, nil
+	}
+	return n, r.swarm.reply(n), nil
+}
+
+// stranger is the reply to somebody who is not known here.
+func (r *room) stranger() *planReply { return &planReply{epoch: r.swarm.epoch, resync: true} }
+
+// told is the reply to a poll that has waited. Needs mu.
+func (r *room) told(n *node) *planReply {
+	if m := r.swarm.byID[n.member.id]; m != n.member || m.plan != n {
+		return r.stranger() // it was removed meanwhile
+	}
+	return r.swarm.reply(n)
+}
+
+// vigil says how long a poll waits: for hard news, or until soft news have settled, or until wait is over. It is a
+// state machine; who waits tells it what happens.
+type vigil struct {
+	settle time.Duration
+	end    time.Time
+	soon   time.Time // soft news have settled then; zero: there are none
+	asked  time.Time // the answer of the node that was alone is overdue then; zero: nobody waits for one
+}
+
+// watch begins to wait. Needs mu.
+func (r *room) watch(now time.Time, n *node, wait time.Duration) vigil {
+	// Roots, peers and leases of others come in bursts; told together they cost one reply. The more nodes
+	// there are, the longer a burst.
+	v := vigil{end: now.Add(wait), settle: 2*time.Millisecond + r.swarm.pace()}
+	// A time of its own: the janitor's clock is too coarse for the end of such a wait.
+	if ask := r.swarm.waits(now, n); ask > 0 {
+		v.asked = now.Add(ask)
+	}
+	return v
+}
+
+// soften notes that there are soft news.
+func (v *vigil) soften(now time.Time) { v.soon = now.Add(v.settle) }
+
+// due is when something is to be done at the latest: see rings.
+func (v *vigil) due() time.Time {
+	at := v.end
+	for _, t := range []time.Time{v.soon, v.asked} {
+		if !t.IsZero() && t.Before(at) {
+			at = t
 		}
 	}
-	return room.swarm.reply(n), nil
+	return at
+}
+
+// rings is called when something is due: tick says that the swarm's clock is to be run, tell that the node is to be told what there is, if
+// there still is something, and over that the wait ends in any case.
+func (v *vigil) rings(now time.Time) (tick, tell, over bool) {
+	if !v.asked.IsZero() && !now.Before(v.asked) {
+		tick, v.asked = true, time.Time{}
+	}
+	if !v.soon.IsZero() && !now.Before(v.soon) {
+		tell, v.soon = true, time.Time{}
+	}
+	return tick, tell, !now.Before(v.end)
 }
 
 // hold keeps a poll until there is hard news for n, or soft news have settled, or wait is over, or one of
@@ -132,47 +196,37 @@ func (s *Server) hold(room *room, n *node, w http.ResponseWriter, r *http.Reques
 		signal(me.soft)
 	}
 	room.wake() // for others
-	// Roots, peers and leases of others come in bursts; told together they cost one reply. The more nodes
-	// there are, the longer a burst.
-	// A timer of its own: the janitor's clock is too coarse for the end of such a wait.
-	ask := room.swarm.waits(time.Now(), n)
-	settle := 2*time.Millisecond + room.swarm.pace()
+	v := room.watch(time.Now(), n, wait)
 	room.mu.Unlock()
 
-	end, soon := time.NewTimer(wait), time.NewTimer(settle)
-	defer end.Stop()
-	defer soon.Stop()
-	soon.Stop()
-	asked := time.NewTimer(ask)
-	defer asked.Stop()
-	if ask == 0 {
-		asked.Stop()
-	}
+	timer := time.NewTimer(time.Until(v.due()))
+	defer timer.Stop()
 	for {
-		told := false
+		var tick, tell, over bool
 		select {
 		case <-me.soft:
-			soon.Reset(settle)
+			v.soften(time.Now())
+			timer.Reset(time.Until(v.due()))
 			continue
-		case <-asked.C:
-			room.mu.Lock()
-			room.swarm.tick(time.Now())
-			room.wake()
-			room.mu.Unlock()
-			continue
-		case <-soon.C:
-			told = true
+		case <-timer.C:
+			tick, tell, over = v.rings(time.Now())
+			timer.Reset(time.Until(v.due()))
 		case <-me.hard:
-			told = true
-		case <-end.C:
+			tell = true
 		case <-r.Context().Done():
+			over = true
 		case <-s.closing:
+			over = true
 		}
 		room.mu.Lock()
-		if !told || room.waiting[n] != me {
+		if tick {
+			room.swarm.tick(time.Now())
+			room.wake()
+		}
+		if over || tell && room.waiting[n] != me {
 			break
 		}
-		if hard, soft := room.swarm.news(n); hard || soft {
+		if hard, soft := room.swarm.news(n); tell && (hard || soft) {
 			break
 		}
 		room.mu.Unlock() // a report of the same node has been told everything meanwhile

@@ -70,15 +70,6 @@ type waiter struct {
 
 // NewServer returns a server and starts its janitor, which Close ends.
 func NewServer(o ServerOptions) *Server {
-	if o.Interval == 0 {
-		o.Interval = 30 * time.Second
-	}
-	if o.LeaseFor <= 0 {
-		o.LeaseFor = 2 * time.Second
-	}
-	if o.MaxPeersPerReply <= 0 {
-		o.MaxPeersPerReply = 50
-	}
 	if o.MaxConns <= 0 {
 		o.MaxConns = defaultMaxConns
 	}
@@ -89,7 +80,7 @@ func NewServer(o ServerOptions) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		rules: rules{max(o.Interval, time.Second), o.LeaseFor, o.MaxPeersPerReply},
+		rules: o.rules(),
 		log:   o.Log, began: time.Now(), closing: make(chan struct{}), maxConns: o.MaxConns, connKey: newConnKey(), rooms: map[key]*room{},
 		makePlanner: newPlanner,
 	}
@@ -99,6 +90,21 @@ func NewServer(o ServerOptions) *Server {
 	}
 	s.janitor.Go(s.clean)
 	return s
+}
+
+// rules are those of o, with defaults.
+func (o *ServerOptions) rules() rules {
+	r := rules{o.Interval, o.LeaseFor, o.MaxPeersPerReply}
+	if r.interval == 0 {
+		r.interval = 30 * time.Second
+	}
+	if r.interval = max(r.interval, time.Second); r.leaseFor <= 0 {
+		r.leaseFor = 2 * time.Second
+	}
+	if r.maxPeers <= 0 {
+		r.maxPeers = 50
+	}
+	return r
 }
 
 // Close answers all held polls, refuses everything that comes later and waits for the janitor. The HTTP server
@@ -117,10 +123,13 @@ func (s *Server) Close() {
 	}
 }
 
-// clean runs the clock of all swarms. Eight times per lease is fine enough: a stalled lease moves after at most
-// 1.125 × leaseFor. The planners want to be asked four times a second.
+// every is how often the clock of a swarm is run. Eight times per lease is fine enough: a stalled lease moves after at
+// most 1.125 × leaseFor. The planners want to be asked four times a second.
+func (r *rules) every() time.Duration { return min(r.leaseFor/8, 250*time.Millisecond) }
+
+// clean runs the clock of all swarms.
 func (s *Server) clean() {
-	tick := time.NewTicker(min(s.leaseFor/8, 250*time.Millisecond))
+	tick := time.NewTicker(s.every())
 	defer tick.Stop()
 	for {
 		select {
@@ -209,7 +218,7 @@ func (s *Server) makeRoom(k key) *room {
 	defer s.mu.Unlock()
 	r := s.rooms[k]
 	if r == nil && len(s.rooms) < maxSwarms {
-		r = &room{swarm: newSwarm(s.rules, newEpoch(), time.Now()), waiting: map[*node]*waiter{}}
+		r = newRoom(s.rules, newEpoch(), time.Now())
 		r.swarm.makePlanner = s.makePlanner
 		r.swarm.outside = func(limit int) []stranger { return s.plain.sample(&k, limit) }
 		if s.commons != nil {
@@ -219,6 +228,11 @@ func (s *Server) makeRoom(k key) *room {
 		s.rooms[k] = r
 	}
 	return r
+}
+
+// newRoom is the room of one swarm, which no planner plans yet.
+func newRoom(r rules, epoch int64, now time.Time) *room {
+	return &room{swarm: newSwarm(r, epoch, now), waiting: map[*node]*waiter{}}
 }
 
 // newEpoch is a random positive number.

@@ -125,6 +125,7 @@ type Session struct {
 	pieces uint32
 
 	view   atomic.Pointer[view] // what State, Mine and Held answer
+	random func(int64) int64    // in [0,n)
 	kick   chan struct{}        // the outbox has something
 	first  chan struct{}        // closed after the first answer, or after every tracker failed once
 	cancel context.CancelFunc
@@ -196,12 +197,32 @@ type Tree struct {
 
 // NewSession starts a session; Close ends it.
 func NewSession(o SessionOptions) *Session {
+	// A restarted process that keeps its peer id goes on above what the tracker has seen.
+	s := newSession(o, time.Now().UnixMicro(), rand.Int64N)
+	if s.dir.empty() {
+		close(s.first)
+		return s
+	}
+	if s.client == nil {
+		s.own = true
+		dialer := net.Dialer{Timeout: dialLimit}
+		s.client = &http.Client{Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSHandshakeTimeout: 2 * dialLimit,
+			MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true, ForceAttemptHTTP2: true,
+		}}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.done.Go(func() { s.run(ctx) })
+	return s
+}
+
+// newSession is a session that does nothing yet. seq is where its sequence numbers begin.
+func newSession(o SessionOptions, seq int64, random func(int64) int64) *Session {
 	s := &Session{
 		o: o, log: o.Log, client: o.Client, pieces: o.Geometry.Pieces(),
-		kick: make(chan struct{}, 1), first: make(chan struct{}), cancel: cancel,
-		// A restarted process that keeps its peer id goes on above what the tracker has seen.
-		seq: time.Now().UnixMicro(), dropped: map[uint32]bool{},
+		random: random, kick: make(chan struct{}, 1), first: make(chan struct{}), cancel: func() {},
+		seq: seq, dropped: map[uint32]bool{},
 		secret: rand.Uint32() | 1,
 	}
 	if s.log == nil {
@@ -219,22 +240,12 @@ func NewSession(o SessionOptions) *Session {
 			s.status.LastError = bad.Error()
 		}
 		s.view.Store(&view{state: None})
-		close(s.first)
 		return s
 	}
 	s.view.Store(&view{state: Dead})
 	if list := s.dir.order(); len(list) > 0 {
 		s.status.URL = list[0].shown
 	}
-	if s.client == nil {
-		s.own = true
-		dialer := net.Dialer{Timeout: dialLimit}
-		s.client = &http.Client{Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSHandshakeTimeout: 2 * dialLimit,
-			MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true, ForceAttemptHTTP2: true,
-		}}
-	}
-	s.done.Go(func() { s.run(ctx) })
 	return s
 }
 
