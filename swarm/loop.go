@@ -3,6 +3,7 @@ package swarm
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -34,6 +35,7 @@ type loop struct {
 	layers   []*layerJob // of what is missing of the piece layers
 	layersBy time.Time   // until then the plan waits for them; zero: nobody was there to ask
 
+	round  round
 	relay  relaying
 	upload uplink
 	haves  telling
@@ -143,7 +145,8 @@ func (l *loop) trust() {
 	l.dirty = true
 }
 
-// announce tells every peer which pieces became complete since the last time (HAVE, batched).
+// announce tells peers which pieces became complete since the last time (HAVE, batched). While there is a plan peers
+// of ours hear of it in [loop.tellBlocks].
 func (l *loop) announce() {
 	t := l.t
 	t.mu.Lock()
@@ -160,16 +163,34 @@ func (l *loop) announce() {
 	if len(fresh) == 0 {
 		return
 	}
-	for p := range l.peers {
-		p.out.send(func(b []byte) []byte {
-			for _, piece := range fresh {
-				if !p.have.has(piece) {
-					b = peerwire.AppendHave(b, piece)
-				}
-			}
-			return b
-		})
+	// Who has everything is asked for what others lack: that is news for all, at once.
+	later := t.relaying.Load() && l.ours.count() < t.geo.Pieces()
+	l.haves.pieces = append(l.haves.pieces, fresh...)
+	if later {
+		l.tellSoon()
+	} else {
+		fresh, l.haves.pieces = l.haves.pieces, nil
 	}
+	for p := range l.peers {
+		if !later || !p.known {
+			p.tellPieces(fresh)
+		}
+	}
+}
+
+// tellPieces sends a HAVE for each piece that the peer does not have.
+func (p *peer) tellPieces(pieces []uint32) {
+	if !slices.ContainsFunc(pieces, func(piece uint32) bool { return !p.have.has(piece) }) {
+		return
+	}
+	p.out.send(func(b []byte) []byte {
+		for _, piece := range pieces {
+			if !p.have.has(piece) {
+				b = peerwire.AppendHave(b, piece)
+			}
+		}
+		return b
+	})
 }
 
 // tick does what depends on time.

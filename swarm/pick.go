@@ -10,6 +10,7 @@ import (
 
 // schedule asks peers for the parts that wait, most urgent class first, oldest first within a class.
 func (l *loop) schedule() {
+	l.round = round{at: now()}
 	for class := range l.pending {
 		if l.unsorted && class > int(blob.Read) && l.t.relaying.Load() {
 			// All nodes of a plan ask in the same order, or a child waits for what its parent asks for last.
@@ -30,6 +31,12 @@ func (l *loop) schedule() {
 	l.unsorted = false
 }
 
+// round is what one pass of schedule has found.
+type round struct {
+	at   time.Time
+	full uint32 // bit of a stripe: nothing more can be asked for in it for now
+}
+
 // place asks the best peer for a part. It reports false when the part has to wait for room at that peer; a
 // part that nobody can deliver fails its call.
 func (l *loop) place(pt *part) (done bool) {
@@ -41,7 +48,7 @@ func (l *loop) place(pt *part) (done bool) {
 		l.gather(pt)
 		return true
 	}
-	if now().Before(pt.after) {
+	if l.round.at.Before(pt.after) {
 		return false
 	}
 	switch p, verdict := l.parent(pt); verdict {

@@ -43,6 +43,7 @@ type relaying struct {
 	parents map[relay.NodeID]bool
 	leaving map[relay.NodeID]time.Time // connections that ended young, and when they count as lost
 	until   time.Time                  // bulk waits for the first assignment until then
+	done    []*peer                    // see peer.done
 	logged  time.Time
 	offered bool                        // peers told of blocks since the last tick
 	front   [relay.MaxStripes]uint32    // the first piece that is not complete
@@ -199,7 +200,7 @@ const planPatience = 10 * time.Second
 
 // parent is whom the plan says to ask for a part.
 func (l *loop) parent(pt *part) (*peer, parentVerdict) {
-	r, at := &l.relay, now()
+	r, at := &l.relay, l.round.at
 	if pt.f.class <= blob.Read || pt.f.only != nil {
 		return nil, noParent
 	}
@@ -212,8 +213,12 @@ func (l *loop) parent(pt *part) (*peer, parentVerdict) {
 	if r.picker == nil || !r.picker.Planned(pt.piece) {
 		return nil, noParent
 	}
-	if at.Sub(r.came[relay.Stripe(r.geo, pt.piece, r.a.Stripes)]) > planPatience {
+	stripe := relay.Stripe(r.geo, pt.piece, r.a.Stripes)
+	if at.Sub(r.came[stripe]) > planPatience {
 		return nil, noParent
+	}
+	if l.round.full>>stripe&1 != 0 && len(pt.refused) == 0 {
+		return nil, waitForParent
 	}
 	if !l.t.avail.trusted.has(pt.piece) || l.awaitsLayer(pt.piece, at) {
 		return nil, waitForParent
@@ -226,16 +231,21 @@ func (l *loop) parent(pt *part) (*peer, parentVerdict) {
 		return nil, waitForParent
 	}
 	p := l.ids[id]
-	switch _, n := l.t.geo.extent(pt.run); {
-	case p == nil || p.closing:
+	if p == nil || p.closing {
 		return nil, waitForParent
+	}
+	_, n := l.t.geo.extent(pt.run)
+	room, inflight := r.picker.Room(id), int(p.inflight.Load())
+	switch {
 	case pt.wasRefused(p):
 		return nil, noParent
 	case !p.ours() && !p.offers(pt.piece):
 		return nil, waitForParent
-	case l.farAhead(pt.piece, r.picker.Room(id)/blockSize+int(p.inflight.Load()), at):
-		return nil, waitForParent
-	case r.picker.Room(id) < int(n) && p.inflight.Load() > 0 || int(p.inflight.Load()+int32(pt.run.Count)) > p.queue:
+	case room < int(n) && inflight > 0, inflight+int(pt.run.Count) > p.queue, l.farAhead(pt.piece, room/blockSize+inflight, at):
+		// Parts wait in the order of their pieces: what follows has to wait, too, unless the plan names several peers.
+		if !r.picker.Spread(pt.piece) {
+			l.round.full |= 1 << stripe
+		}
 		return nil, waitForParent
 	}
 	return p, askParent
@@ -274,6 +284,7 @@ const spread = 32
 
 // notice looks which peers of ours have got, since we met, everything that we lack.
 func (l *loop) notice() {
+	l.relay.done = l.relay.done[:0]
 	for p := range l.peers {
 		p.done = p.known && !p.seed
 		for i := 0; i < len(l.ours) && p.done; i++ {
@@ -283,14 +294,17 @@ func (l *loop) notice() {
 			}
 			p.done = all&^l.ours[i]&^p.have[i] == 0
 		}
+		if p.done {
+			l.relay.done = append(l.relay.done, p)
+		}
 	}
 }
 
 // finished is a node that has got everything that we lack, with little to do for us. Its uplink is idle but for
 // such as we, who are the last ones: they need not wait for what comes down the tree.
 func (l *loop) finished(pt *part) (best *peer) {
-	for p := range l.peers {
-		if !p.done || p.closing || pt.wasRefused(p) {
+	for _, p := range l.relay.done {
+		if p.closing || pt.wasRefused(p) {
 			continue
 		}
 		if p.inflight.Load() < spread && (best == nil || p.inflight.Load() < best.inflight.Load()) {
