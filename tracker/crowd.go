@@ -377,7 +377,7 @@ const (
 	anyFamily = only4 | only6
 )
 
-// sample adds up to limit peers other than id to f. A seed has no use for other seeds.
+// sample adds up to limit peers other than id to f. A seed, which is one for certain, has no use for other seeds.
 func (c *crowd) sample(f *found, id *peerID, limit int, which families, seed bool) {
 	m := c.many
 	if m == nil {

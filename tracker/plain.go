@@ -192,7 +192,8 @@ func (p *plainStore) announce(now time.Time, r *announceRequest, addr netip.Addr
 	}
 	f.complete, f.incomplete = c.count()
 	if limit > 0 {
-		c.sample(f, &r.peer, limit, which, c.isSeed(&r.peer))
+		// aria2, when a magnet link is all that it has, says at first that nothing is left.
+		c.sample(f, &r.peer, limit, which, r.event != started && c.isSeed(&r.peer))
 	}
 	return fresh, nil
 }

@@ -50,6 +50,9 @@ func TestOnePeerTwoFamilies(t *testing.T) {
 	if f, _, _ := tell(p, 0, key{}, 3, "10.0.0.3:1", seeding); f.complete != 2 || len(f.list) != 1 {
 		t.Errorf("a seed is told of seeds: %+v", f)
 	}
+	if f, _, _ := tell(p, 0, key{}, 3, "10.0.0.3:1", func(r *announceRequest) { r.left, r.event = 0, started }); len(f.list) != 3 {
+		t.Errorf("who starts and has only a magnet link may say that nothing is left: %+v", f)
+	}
 	if f, _, _ := tell(p, 0, key{}, 1, four, stopping); f.complete != 1 || f.incomplete != 1 {
 		t.Errorf("a peer that leaves leaves with both addresses: %+v", f)
 	}
@@ -346,7 +349,7 @@ func TestPlainAgainstModel(t *testing.T) {
 					incomplete++
 				}
 				for _, s := range o.at {
-					if other != id && s.addr.Port() != 0 && r.event != stopped && !(m.seed && o.seed) {
+					if other != id && s.addr.Port() != 0 && r.event != stopped && !(m.seed && o.seed && r.event != started) {
 						want[s.addr]++
 					}
 				}
