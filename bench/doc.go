@@ -15,7 +15,7 @@
 //
 // # Goroutines
 //
-// Those of e2etest.
+// Those of e2etest, and of probers, which end with their race.
 //
 // # Locks
 //

@@ -53,12 +53,15 @@ func origin(b *testing.B, w *e2etest.World) (ng *e2etest.Nginx, url string, file
 // samples are the measurements of one benchmark; what is reported is their median.
 type samples []float64
 
-func (s samples) median() float64 {
+func (s samples) median() float64 { return s.at(50) }
+
+// at is a percentile.
+func (s samples) at(percent int) float64 {
 	if len(s) == 0 {
 		return 0
 	}
 	s = slices.Sorted(slices.Values(s))
-	return s[len(s)/2]
+	return s[min(len(s)-1, len(s)*percent/100)]
 }
 
 // rival is the figure of a rival in this run, by benchmark and unit, for the ratios.
