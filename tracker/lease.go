@@ -1,6 +1,7 @@
 package tracker
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -172,7 +173,8 @@ func (s *swarm) end(l *lease) {
 // expire marks the leases whose holders make no progress, and the nodes that starve.
 func (s *swarm) expire(now time.Time) {
 	for _, n := range s.nodes {
-		for i, l := range n.leases {
+		for _, i := range n.leased() {
+			l := n.leases[i]
 			if n.wants(i) {
 				l.wanted = now
 			}
@@ -193,6 +195,14 @@ func (s *swarm) expire(now time.Time) {
 			n.starved, s.freed = true, true
 		}
 	}
+}
+
+// leased are the pieces that n holds leases of, in order: what follows from them is to be the same every time.
+func (n *node) leased() []uint32 {
+	if len(n.leases) == 0 {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(n.leases))
 }
 
 // hungry is how long n may go without a piece before it starves. In a tree its parents are seen to first.
@@ -255,7 +265,8 @@ func (s *swarm) ask(now time.Time, n *node) {
 func (s *swarm) answered() {
 	first := s.asked
 	s.asked, s.freed = nil, true
-	for i, l := range first.leases {
+	for _, i := range first.leased() {
+		l := first.leases[i]
 		if !first.wants(i) {
 			s.end(l)
 			s.tell(first, true)

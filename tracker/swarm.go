@@ -259,8 +259,8 @@ func (s *swarm) evict(now time.Time, addr netip.AddrPort, id peerID) {
 // remove forgets a member and all it holds.
 func (s *swarm) remove(now time.Time, m *member) {
 	n := m.plan
-	for _, l := range n.leases {
-		s.end(l)
+	for _, i := range n.leased() {
+		s.end(n.leases[i])
 	}
 	s.forget(n)
 	s.describe(now, n, about{})

@@ -300,7 +300,8 @@ func (s *swarm) succeed(now time.Time, old, head *node, k int) {
 	if old == nil || now.Sub(old.progress) < headStall {
 		return
 	}
-	for i, l := range old.leases {
+	for _, i := range old.leased() {
+		l := old.leases[i]
 		switch {
 		case relay.Stripe(s.geometry, i, stripes) != k || now.Sub(l.granted) < headStall:
 		case head != nil && head.wants(i):

@@ -42,6 +42,10 @@ type SimConfig struct {
 	Liars float64
 	// Skew gives every node a clock of its own that is up to this much off.
 	Skew time.Duration
+	// Readers is the share of nodes on which somebody reads single blocks at random meanwhile.
+	Readers float64
+	// Foreign is how many clients there are beside the nodes that follow no plan, and only take.
+	Foreign int
 	// Script is what happens when.
 	Script []SimStep
 	// Limit ends a run that does not; 0: an hour.
@@ -67,7 +71,7 @@ type Sim struct {
 	source  *node
 	nodes   []*node
 	byID    map[relay.NodeID]*node
-	tracker tracker
+	tracker service
 	cut     func(a, b *node) bool // a partition: nothing passes between them
 	waiting int                   // nodes alive that lack something
 	steps   int                   // of the script, that have not happened
@@ -76,13 +80,8 @@ type Sim struct {
 
 const (
 	second = int64(time.Second)
-	// tickEvery is how often a node's picker looks at the clock, reportEvery how often a node that has completed
-	// pieces tells the tracker, trackerEvery how often that looks at its own.
-	tickEvery    = 50 * int64(time.Millisecond)
-	reportEvery  = 200 * int64(time.Millisecond)
-	trackerEvery = 250 * int64(time.Millisecond)
-	// goneAfter is when the tracker removes a node that it does not hear of.
-	goneAfter = 6 * second
+	// tickEvery is how often a node's picker looks at the clock.
+	tickEvery = 50 * int64(time.Millisecond)
 	// mss is the payload of a packet in bytes.
 	mss = 1448
 )
@@ -117,22 +116,26 @@ func NewSim(c SimConfig) *Sim {
 		SimConfig: c, geo: blob.GeometryFor(c.Size), k: relay.DefaultStripes,
 		rng: rand.New(rand.NewPCG(c.Seed, 0x9e3779b97f4a7c15)), byID: map[relay.NodeID]*node{},
 	}
-	s.tracker.init(s)
+	s.tracker.start(s)
 	s.source = s.newNode(-1)
 	s.source.complete()
-	if c.Origin {
-		s.tracker.planner.OriginIsSource(true)
-	} else {
-		s.report(s.source)
+	if !c.Origin {
+		s.come(s.source)
 	}
 	for i := range c.Nodes {
 		s.Join(time.Duration(float64(c.Spread) * float64(i) / float64(max(1, c.Nodes))))
+	}
+	for i := range c.Foreign {
+		n := s.newNode(len(s.nodes))
+		s.nodes = append(s.nodes, n)
+		n.foreign = true
+		s.push(int64(c.Spread)*int64(i)/int64(c.Foreign), event{kind: evTick, who: n.index})
 	}
 	for i, step := range c.Script {
 		s.steps++
 		s.push(int64(step.At), event{kind: evScript, arg: int32(i)})
 	}
-	s.push(trackerEvery, event{kind: evTracker})
+	s.push(s.tracker.every(), event{kind: evTracker})
 	return s
 }
 
@@ -153,8 +156,9 @@ func (s *Sim) newNode(index int) *node {
 	n := &node{
 		s: s, index: int32(index), alive: true, up: float64(s.Up), down: float64(s.Down),
 		have: make([]uint64, (s.geo.Blocks()+63)/64), lack: make([]uint8, s.geo.Pieces()),
-		picker: relay.NewPicker(s.geo), lanes: make([]lane, s.k),
+		picker: relay.NewPicker(s.geo), lanes: make([]lane, s.k), reading: map[uint32]int{},
 	}
+	n.local.init(n)
 	for i := range n.lack {
 		n.lack[i] = uint8(s.geo.PieceBlocks(uint32(i)).Count)
 	}
@@ -211,6 +215,9 @@ func (s *Sim) Run() SimResult {
 		if s.now > int64(s.Limit) {
 			break
 		}
+		if s.waits(&e) {
+			continue
+		}
 		s.res.Events++
 		s.apply(&e)
 	}
@@ -239,13 +246,28 @@ func (s *Sim) apply(e *event) {
 		s.closed(e.conn)
 	case evTick:
 		s.tick(s.node(e.who))
-	case evReport:
-		s.tracker.take(s.node(e.who), e.any.(*report))
-	case evAssign:
-		s.assigned(s.node(e.who), e.any.(relay.Assignment))
+	case evSpeak:
+		s.speak(s.node(e.who))
+	case evAsked:
+		s.tracker.take(e.any.(*exchange))
+	case evAnswered:
+		h := e.any.(*heard)
+		s.answered(h.exchange, h.body)
+	case evFailed:
+		s.answered(e.any.(*exchange), nil)
+	case evRing:
+		s.tracker.ring(e.any.(*exchange))
+	case evHangup:
+		s.tracker.hangup(s.node(e.who))
 	case evTracker:
 		s.tracker.tick()
-		s.push(trackerEvery, event{kind: evTracker})
+		s.reform()
+		s.push(s.tracker.every(), event{kind: evTracker})
+	case evRead:
+		s.read(s.node(e.who), e.arg)
+	case evChoke:
+		s.choke(s.node(e.who))
+		s.push(second, event{kind: evChoke, who: e.who})
 	case evHole:
 		s.hole(s.node(e.who), e.req)
 	case evScript:

@@ -4,17 +4,23 @@ package swarmtest
 type kind uint8
 
 const (
-	evSent    kind = iota // an uplink has sent a part
-	evArrive              // a part has arrived
-	evKick                // an uplink looks for something to send
-	evOpen                // a connection is up, or could not be made
-	evClosed              // one end hears that the other is gone
-	evTick                // a node's own clock
-	evReport              // a node's report reaches the tracker
-	evAssign              // an assignment reaches a node
-	evTracker             // the tracker's own clock
-	evHole                // a node notices that it has lost a part
-	evScript              // something that the scenario prescribes
+	evSent     kind = iota // an uplink has sent a part
+	evArrive               // a part has arrived
+	evKick                 // an uplink looks for something to send
+	evOpen                 // a connection is up, or could not be made
+	evClosed               // one end hears that the other is gone
+	evTick                 // a node's own clock
+	evSpeak                // a node may have something to say to the tracker
+	evAsked                // a request reaches the tracker
+	evAnswered             // an answer reaches a node
+	evFailed               // a node learns that there will be no answer
+	evRing                 // a poll that the tracker holds may be due
+	evHangup               // the tracker learns that the process of a node is gone
+	evRead                 // a reader wants a block, or has waited for one
+	evChoke                // a node decides whom it serves
+	evTracker              // the tracker's own clock
+	evHole                 // a node notices that it has lost a part
+	evScript               // something that the scenario prescribes
 )
 
 // event is something that happens at a time, in nanoseconds from the start.

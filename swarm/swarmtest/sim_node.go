@@ -1,11 +1,12 @@
 package swarmtest
 
 import (
-	"slices"
+	"net/netip"
 	"time"
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/relay"
+	"github.com/pantala/pantala/tracker"
 )
 
 // node is one machine.
@@ -34,14 +35,23 @@ type node struct {
 	inFree int64   // when the downlink is free
 	asleep int64   // until then it sends nothing
 
-	fresh      bool // has completed pieces, or anything else, that the tracker does not know
-	introduced bool
-	reported   int64
-	blame      []relay.Complaint
-	got        int64 // when a block came last, or the node began to wait
-	planGen    int64 // of the newest assignment
-	alone      bool  // nobody it knows had what it lacked: it goes to the source as well
-	planOf     int   // life of the tracker that made it
+	puppet   *tracker.Puppet // nil: it has not come yet, or is a foreign client
+	local    local
+	speakAt  int64          // when it is to speak to the tracker next
+	known    []*node        // whom the tracker has told it of, the newest last
+	planOf   int            // life of the tracker that made its plan; -1: it has none
+	noticed  int64          // when it last saw that the tracker is gone
+	fresh    bool           // what it wants is not what it has said
+	reading  map[uint32]int // pieces that are being read from the origin: parts under way
+	got      int64          // when a block came last, or the node began to wait
+	alone    bool           // nobody it knows had what it lacked: it goes to the source as well
+	frozen   int64          // suspended until then
+	stood    time.Duration  // how long it was suspended in all
+	foreign  bool           // a client that follows no plan
+	asked    []uint64       // of a foreign client: blocks that have been asked for
+	reader   reader
+	choosing bool // the choker runs
+	urgents  int  // that are asked of it and not sent
 }
 
 // lane is one stripe at one node.
@@ -49,15 +59,15 @@ type lane struct {
 	next  uint32    // first block that has not been asked for, in the order of the stripe
 	again []request // parts that were asked for and will not come
 	mark  uint32    // all its pieces below are complete
-	count uint32    // pieces that are complete
 }
 
 // request is a part: some blocks of one piece.
 type request struct {
-	first uint32
-	count uint16
-	lane  uint8
-	bad   bool
+	first  uint32
+	count  uint16
+	lane   uint8
+	bad    bool
+	urgent bool // somebody is blocked on it
 }
 
 // conn is a connection of a node to one that it takes from.
@@ -71,6 +81,10 @@ type conn struct {
 	rate          float64 // that TCP can carry; 0: unbounded
 	free          int64   // when TCP may send again
 	lastArrival   int64
+	urgent        ring // what somebody is blocked on
+	slot          bool // the parent serves it
+	slotSince     int64
+	asked         int64 // when something was asked for last
 }
 
 // ring is a queue of requests.
@@ -126,14 +140,20 @@ func (n *node) complete() {
 	}
 	clear(n.lack)
 	n.left = 0
+	for i := range n.s.geo.Pieces() {
+		n.local.pieces[i/64] |= 1 << (i % 64)
+	}
 	for k := range n.lanes {
 		n.lanes[k].mark = n.s.geo.Pieces()
 	}
 	n.done = 1
 }
 
-// clock is the time as n sees it.
+// clock is the time that the machine of n shows.
 func (n *node) clock() time.Time { return n.s.time().Add(n.skew) }
+
+// steady is the time that n measures with: nobody can set it, and it stands still while n is suspended.
+func (n *node) steady() time.Time { return n.s.time().Add(-n.stood) }
 
 // firstOf is the first block of stripe k.
 func (s *Sim) firstOf(k int) uint32 {
@@ -185,6 +205,11 @@ func (s *Sim) opened(c *conn) {
 	default:
 		c.open = true
 		c.parent.kids = append(c.parent.kids, c)
+		s.seat(c)
+		if n.foreign {
+			s.forage(n)
+			return
+		}
 		n.picker.Connected(n.clock(), c.parent.id)
 		s.follow(n)
 		s.fill(n)
@@ -197,7 +222,7 @@ func (s *Sim) closed(c *conn) {
 		return
 	}
 	s.drop(c)
-	if n := c.child; n.alive {
+	if n := c.child; n.alive && !n.foreign {
 		n.picker.Gone(n.clock(), c.parent.id, relay.Lost)
 		s.hear(n)
 		s.fill(n)
@@ -209,6 +234,11 @@ func (s *Sim) drop(c *conn) {
 	c.dead, c.open = true, false
 	for k := range c.child.lanes {
 		s.takeBack(c, k)
+	}
+	if n := c.urgent.len(); n > 0 {
+		c.parent.urgents -= n
+		c.urgent = ring{}
+		s.retry(c.child)
 	}
 	remove(&c.child.conns, c)
 	remove(&c.parent.kids, c)
@@ -228,7 +258,7 @@ func (s *Sim) takeBack(c *conn, k int) {
 	n := c.child
 	for q := &c.queue[k]; q.len() > 0; {
 		r := q.pop()
-		n.lanes[k].putBack(r)
+		s.putBack(n, c, r)
 		n.picker.Dropped(n.clock(), c.parent.id, s.geo.PieceOf(r.first), s.bytes(r))
 	}
 }
@@ -238,12 +268,18 @@ func (s *Sim) bytes(q request) int {
 	return int(n)
 }
 
-// assigned is when an assignment has arrived.
+// assigned is when the tracker has given n another place.
 func (s *Sim) assigned(n *node, a relay.Assignment) {
-	if !n.alive || n.done > 0 || a.Gen <= n.planGen && n.planOf == s.tracker.life {
+	n.planOf = -1
+	if a.Stripes > 0 {
+		n.planOf = s.tracker.life
+	}
+	if n.done > 0 {
 		return
 	}
-	n.planGen, n.planOf = a.Gen, s.tracker.life
+	if s.Trace != nil {
+		s.Trace("%v: %d is given %s", time.Duration(s.now), n.index, s.show(a))
+	}
 	n.picker.Assign(n.clock(), a)
 	s.res.Assignments++
 	for k := range a.Parents {
@@ -253,36 +289,56 @@ func (s *Sim) assigned(n *node, a relay.Assignment) {
 			}
 		}
 	}
-	if s.Origin && a.Head != 0 {
-		s.connect(n, s.source)
-	}
 	s.follow(n)
-	s.fill(n)
+}
+
+// come is when a node begins.
+func (s *Sim) come(n *node) {
+	n.got, n.fresh, n.planOf = s.now, true, -1
+	n.puppet = tracker.NewPuppet(tracker.SessionOptions{
+		Trackers: []string{"http://tracker"}, Key: [20]byte{1}, PeerID: n.id, Port: simPort, Geometry: s.geo,
+		Store: &n.local, Zone: n.place(), Bulk: true, Origin: s.Origin,
+		OnPeers: func(list []netip.AddrPort) {
+			for _, a := range list {
+				n.known = append(n.known, s.at(a))
+			}
+			n.known = n.known[max(0, len(n.known)-maxKnown):]
+		},
+		OnAssignment: func(a relay.Assignment) { s.assigned(n, a) },
+	}, s.rng.Int64N)
+	if s.KnownUp {
+		n.puppet.SetUplink(int64(n.up))
+	}
+	if s.tracker.dead || s.tracker.away {
+		s.meet(n)
+	}
+	s.speak(n)
+}
+
+// place is the zone of n as the tracker is told.
+func (n *node) place() string {
+	if n.s.Zones > 1 {
+		return zoneName(n.zone)
+	}
+	return ""
 }
 
 // tick is a node's look at the clock.
 func (s *Sim) tick(n *node) {
-	if !n.alive {
+	switch {
+	case !n.alive:
 		return
-	}
-	if !n.introduced {
-		n.introduced, n.fresh = true, true
-		n.got = s.now
-		s.report(n)
-		if s.tracker.dead {
-			s.meet(n)
-		}
+	case n.foreign:
+		s.forage(n)
+		return
+	case n.puppet == nil:
+		s.come(n)
+		s.wishReads(n)
 	}
 	if n.done > 0 {
-		if n.fresh && s.now-n.reported >= reportEvery {
-			s.report(n)
-		}
-		if n.fresh {
-			s.push(second, event{kind: evTick, who: n.index})
-		}
 		return
 	}
-	if gap := time.Duration(s.now - n.got); gap > s.res.Gap {
+	if gap := time.Duration(s.now - n.got); gap > s.res.Gap && n.stood == 0 {
 		s.res.Gap = gap
 	}
 	for _, c := range n.conns {
@@ -297,16 +353,49 @@ func (s *Sim) tick(n *node) {
 	s.hear(n)
 	s.follow(n)
 	s.fill(n)
-	if n.fresh && s.now-n.reported >= reportEvery {
-		s.report(n)
-	}
+	s.want(n)
+	s.notice(n)
 	s.push(tickEvery, event{kind: evTick, who: n.index})
 }
+
+// wishBytes is how far ahead of its first hole a node asks for leases.
+const wishBytes = 64 << 20
+
+// want tells the tracker what n would read from the origin.
+func (s *Sim) want(n *node) {
+	if !n.fresh {
+		return
+	}
+	n.fresh = false
+	var reading, ahead []blob.Run
+	for _, i := range sortedKeys(n.reading) {
+		reading = append(reading, blob.Run{First: i, Count: 1})
+	}
+	end := s.geo.Pieces()
+	for i := uint32(0); i < end; i++ {
+		switch k := len(ahead) - 1; {
+		case n.local.PieceComplete(i):
+			continue
+		case k >= 0 && ahead[k].End() == i:
+			ahead[k].Count++
+		case k < 0:
+			end = min(end, i+uint32(wishBytes/s.geo.PieceLength))
+			fallthrough
+		default:
+			ahead = append(ahead, blob.Run{First: i, Count: 1})
+		}
+	}
+	n.puppet.Want(reading, nil, ahead[:min(len(ahead), 256)])
+	s.speak(n)
+}
+
+// maxKnown is how many addresses a node keeps.
+const maxKnown = 50
 
 // meet has a node that no tracker helps find others, by peer exchange and local discovery.
 func (s *Sim) meet(n *node) {
 	for range 8 {
-		if o := s.nodes[s.rng.IntN(len(s.nodes))]; o != n && o.alive && o.introduced {
+		if o := s.nodes[s.rng.IntN(len(s.nodes))]; o != n && o.alive && !o.foreign && (o.puppet != nil || n.foreign) {
 			s.connect(n, o)
 		}
 	}
@@ -314,282 +403,18 @@ func (s *Sim) meet(n *node) {
 
 // hear passes on at once what the picker complains of.
 func (s *Sim) hear(n *node) {
-	if c := n.picker.Complaints(); len(c) > 0 {
-		n.blame = append(n.blame, c...)
-		s.res.Complaints += len(c)
-		s.report(n)
-	}
-}
-
-// fill asks for as much as there is room for.
-func (s *Sim) fill(n *node) {
-	if n.done > 0 || !n.alive {
+	c := n.picker.Complaints()
+	if len(c) == 0 {
 		return
 	}
-	// The stripes are read side by side, in the order of the blob.
-	var full [relay.MaxStripes]bool
-	for {
-		k := -1
-		for i := range n.lanes {
-			if !full[i] && (k < 0 || n.lanes[i].front() < n.lanes[k].front()) {
-				k = i
-			}
-		}
-		if k < 0 {
-			return
-		}
-		full[k] = !s.askNext(n, k)
-	}
-}
-
-// putBack has a part be asked for again, in the order of the stripe.
-func (l *lane) putBack(q request) {
-	q.bad = false
-	i := len(l.again)
-	for i > 0 && l.again[i-1].first > q.first {
-		i--
-	}
-	l.again = slices.Insert(l.again, i, q)
-}
-
-// front is the first block that is to be asked for.
-func (l *lane) front() uint32 {
-	if len(l.again) > 0 {
-		return l.again[0].first
-	}
-	return l.next
-}
-
-// askNext asks for the next part of a stripe. It reports false when there is none, or no room.
-func (s *Sim) askNext(n *node, k int) bool {
-	l := &n.lanes[k]
-	var at uint32
-	var most int
-	again := len(l.again) > 0
-	if again {
-		at, most = l.again[0].first, int(l.again[0].count)
-	} else {
-		at = l.next
-		if at >= s.geo.Blocks() {
-			return false
-		}
-		most = int(s.geo.PieceBlocks(s.geo.PieceOf(at)).End() - at)
-	}
-	if again && n.hasAll(l.again[0]) {
-		l.again = l.again[1:]
-		return true
-	}
-	piece := s.geo.PieceOf(at)
-	c := s.choose(n, piece, request{first: at, count: 1})
-	if c == nil {
-		return false
-	}
-	count := min(most, n.picker.Part(c.parent.id))
-	q := request{first: at, count: uint16(count), lane: uint8(k)}
-	if n.picker.Room(c.parent.id) < s.bytes(q) {
-		return false
-	}
-	if again {
-		if l.again[0].first, l.again[0].count = at+uint32(count), uint16(most-count); most == count {
-			l.again = l.again[1:]
-		}
-	} else {
-		l.next = s.nextBlock(at+uint32(count), k)
-	}
-	n.picker.Asked(n.clock(), c.parent.id, piece, s.bytes(q))
-	c.queue[k].push(q)
-	if !c.parent.busy {
-		s.push(s.latency(n, c.parent), event{kind: evKick, who: c.parent.index})
-	}
-	return true
-}
-
-// choose is whom to ask.
-func (s *Sim) choose(n *node, piece uint32, q request) *conn {
-	var id relay.NodeID
-	if s.Origin && n.picker.Heads(piece) {
-		id = s.source.id
-		n.picker.Connected(n.clock(), id)
-	} else if from, ok := n.picker.From(n.clock(), piece); ok {
-		id = from
-	} else if n.picker.Planned(piece) {
-		return nil
-	} else {
-		return s.alone(n, q)
-	}
-	if c := n.connTo(id); c != nil && c.open {
-		return c
-	}
-	return nil
-}
-
-// follow takes back what was asked of somebody whom the picker would not ask now.
-func (s *Sim) follow(n *node) {
-	for _, c := range n.conns {
-		for k := range s.k {
-			q := &c.queue[k]
-			for i := q.head; i < len(q.items); {
-				r := q.items[i]
-				piece := s.geo.PieceOf(r.first)
-				id, ok := n.picker.From(n.clock(), piece)
-				if !ok || id == c.parent.id {
-					i++
-					continue
-				}
-				q.items = slices.Delete(q.items, i, i+1)
-				n.lanes[k].putBack(r)
-				n.picker.Dropped(n.clock(), c.parent.id, piece, s.bytes(r))
-			}
+	if s.Trace != nil {
+		for _, c := range c {
+			s.Trace("%v: %d complains: stripe %d, reason %d, parent %d, rate %d", time.Duration(s.now), n.index, c.Stripe, c.Reason, s.byID[c.Parent].index, c.Rate)
 		}
 	}
-}
-
-// alone is whom a node without a plan asks: somebody who has the part, the source when nothing has come for a while.
-func (s *Sim) alone(n *node, q request) *conn {
-	for i := range n.conns {
-		c := n.conns[(i+int(q.first))%len(n.conns)]
-		if c.open && c.parent != s.source && c.parent.hasAll(q) && n.picker.Room(c.parent.id) > 0 {
-			return c
-		}
-	}
-	if s.now-n.got < second/2 && !n.alone {
-		return nil
-	}
-	n.alone = true
-	if c := s.connect(n, s.source); c.open && n.picker.Room(s.source.id) > 0 {
-		return c
-	}
-	return nil
-}
-
-// kick has an uplink send the next part that is there to be sent.
-func (s *Sim) kick(n *node) {
-	if n.busy || !n.alive {
-		return
-	}
-	if s.Hiccups > 0 && s.rng.Float64() < s.Hiccups {
-		n.asleep = s.now + s.rng.Int64N(second/2)
-		s.push(n.asleep-s.now, event{kind: evKick, who: n.index})
-	}
-	if s.now < n.asleep {
-		return
-	}
-	soonest := int64(0)
-	var best *conn
-	var lane int
-	for _, c := range n.kids {
-		if c.dead || s.apart(n, c.child) {
-			continue
-		}
-		for k := range s.k {
-			if !c.queue[k].ready(n) {
-				continue
-			}
-			if c.free > s.now {
-				if soonest == 0 || c.free < soonest {
-					soonest = c.free
-				}
-				continue
-			}
-			if c.served < n.served {
-				c.served = n.served // it had nothing to send: that is no credit
-			}
-			if best == nil || c.served < best.served || c == best && c.queue[k].front().first < best.queue[lane].front().first {
-				best, lane = c, k
-			}
-		}
-	}
-	if best == nil {
-		if soonest > 0 {
-			s.push(soonest-s.now, event{kind: evKick, who: n.index})
-		}
-		return
-	}
-	q := best.queue[lane].pop()
-	bytes := float64(s.bytes(q))
-	n.busy, n.served = true, best.served
-	best.served += bytes / best.weight
-	if best.rate > 0 {
-		best.free = s.now + int64(bytes/best.rate*float64(second))
-	}
-	if n == s.source {
-		s.res.origin += int64(bytes)
-	}
-	s.push(int64(bytes/n.up*float64(second)), event{kind: evSent, conn: best, req: q})
-}
-
-// sent is when the last byte of a part has left.
-func (s *Sim) sent(c *conn, q request) {
-	n := c.parent
-	n.busy = false
-	if n.alive {
-		q.bad = n.liar
-		at := s.now + s.latency(n, c.child)
-		if s.Loss > 0 && n.zone != c.child.zone && s.rng.Float64() < s.Loss*float64(s.bytes(q))/mss {
-			at += 2 * s.latency(n, c.child) // sent again
-		}
-		at = max(at, c.lastArrival, c.child.inFree+int64(float64(s.bytes(q))/c.child.down*float64(second)))
-		c.lastArrival, c.child.inFree = at, at
-		s.agenda.push(event{at: at, kind: evArrive, conn: c, req: q})
-	} else {
-		c.child.lanes[q.lane].putBack(q)
-	}
-	s.kick(n)
-}
-
-// arrive is when a part is there.
-func (s *Sim) arrive(c *conn, q request) {
-	n := c.child
-	if !n.alive || n.done > 0 {
-		return
-	}
-	if c.dead || s.apart(n, c.parent) {
-		if !c.dead {
-			s.res.Wasted += int64(s.bytes(q))
-		}
-		n.lanes[q.lane].putBack(q)
-		s.fill(n)
-		return
-	}
-	if s.Holes > 0 && s.rng.Float64() < s.Holes {
-		// It is lost inside the node, and noticed much later.
-		s.push(2*second, event{kind: evHole, who: n.index, req: q})
-		return
-	}
-	piece := s.geo.PieceOf(q.first)
-	n.picker.Came(n.clock(), c.parent.id, piece, s.bytes(q))
-	if q.bad {
-		// It does not verify: the sender is blamed, and banned.
-		s.res.Refused += int64(s.bytes(q))
-		n.lanes[q.lane].putBack(q)
-		n.picker.Gone(n.clock(), c.parent.id, relay.Liar)
-		s.drop(c)
-		s.hear(n)
-		s.fill(n)
-		return
-	}
-	n.got = s.now
-	for i := range uint32(q.count) {
-		b := q.first + i
-		if n.has(b) {
-			s.res.Wasted += blob.BlockSize
-			continue
-		}
-		n.have[b/64] |= 1 << (b % 64)
-		n.lack[piece]--
-		n.left--
-	}
-	if n.lack[piece] == 0 {
-		n.lanes[q.lane].count++
-		s.advance(n, int(q.lane))
-	}
-	if n.left == 0 {
-		s.finished(n)
-	}
-	s.fill(n)
-	if !n.busy && len(n.kids) > 0 {
-		s.kick(n)
-	}
+	s.res.Complaints += len(c)
+	n.puppet.Complain(c)
+	s.speak(n)
 }
 
 // hole is when a node notices that it has lost a part.
@@ -612,101 +437,11 @@ func (s *Sim) advance(n *node, k int) {
 func (s *Sim) finished(n *node) {
 	n.done = s.now
 	s.waiting--
-	n.fresh = true
-	s.report(n)
-	if n.fresh { // there is no tracker: it is told later
-		s.push(second, event{kind: evTick, who: n.index})
+	if n.puppet != nil {
+		n.puppet.Want(nil, nil, nil)
+		s.speak(n)
 	}
 	for len(n.conns) > 0 {
 		s.drop(n.conns[0])
 	}
-}
-
-// Kill ends a node without a word: its connections break.
-func (s *Sim) Kill(i int) {
-	n := s.node(int32(i))
-	if !n.alive {
-		return
-	}
-	n.alive = false
-	if n.done == 0 {
-		s.waiting--
-	}
-	for _, c := range append([]*conn(nil), n.kids...) {
-		s.push(s.latency(n, c.child), event{kind: evClosed, conn: c})
-	}
-	for len(n.conns) > 0 {
-		s.drop(n.conns[0])
-	}
-	s.tracker.silent = append(s.tracker.silent, quiet{n, s.now + goneAfter})
-}
-
-// KillSome ends a share of the nodes that are alive, by chance, and has as many new ones come.
-func (s *Sim) KillSome(share float64) {
-	for _, n := range slices.Clone(s.nodes) {
-		if n.alive && n.introduced && s.rng.Float64() < share {
-			s.Kill(int(n.index))
-			s.Join(0)
-		}
-	}
-}
-
-// Cut parts the nodes in two: nothing passes between those that one says and the others, the source and the tracker
-// among these. nil heals it.
-func (s *Sim) Cut(one func(i int) bool) {
-	if one == nil {
-		s.cut = nil
-		for _, n := range append([]*node{s.source}, s.nodes...) {
-			s.push(0, event{kind: evKick, who: n.index})
-		}
-		return
-	}
-	s.cut = func(a, b *node) bool { return one(int(a.index)) != one(int(b.index)) }
-}
-
-// Jump sets the clocks of a share of the nodes to anything within two hours.
-func (s *Sim) Jump(share float64) {
-	for _, n := range s.nodes {
-		if s.rng.Float64() < share {
-			n.skew = time.Duration(s.rng.Int64N(4*3600*second) - 2*3600*second)
-		}
-	}
-}
-
-// KillTracker ends the tracker. What it knew is lost.
-func (s *Sim) KillTracker() { s.tracker.dead = true }
-
-// StartTracker starts it again. Nodes find that out within two seconds.
-func (s *Sim) StartTracker() {
-	t := &s.tracker
-	t.init(s)
-	t.dead, t.silent = false, nil
-	t.life++
-	s.report(s.source)
-	for _, n := range s.nodes {
-		n.fresh, n.reported = true, s.now-reportEvery+s.rng.Int64N(2*second)
-		if n.done > 0 {
-			s.push(s.rng.Int64N(2*second), event{kind: evTick, who: n.index})
-		}
-	}
-}
-
-// Unplanned is the number of nodes that lack something and have no assignment of the tracker that is alive.
-func (s *Sim) Unplanned() (n int) {
-	for _, o := range s.nodes {
-		if o.alive && o.introduced && o.done == 0 && s.now-o.joins > second && (o.planGen == 0 || o.planOf != s.tracker.life) {
-			n++
-		}
-	}
-	return n
-}
-
-// Alive is the number of the nodes that are.
-func (s *Sim) Alive() (n int) {
-	for _, o := range s.nodes {
-		if o.alive && o.introduced {
-			n++
-		}
-	}
-	return n
 }
