@@ -47,8 +47,21 @@ func newOutflow(c *net.TCPConn) (*outflow, error) {
 		return nil, err
 	}
 	f := &outflow{raw: raw}
+	if addrOf(c.RemoteAddr()).Addr().IsLoopback() {
+		f.unpaced()
+	}
 	f.bound(firstUnsent)
 	return f, nil
+}
+
+// unpaced takes a connection within this machine from BBR, which is the default of some, to a congestion control
+// that does not pace: there is no queue on the way to spare, and a timer per burst was a quarter of the processor time
+// of sending over loopback (0.52 to 0.36 CPU seconds per GiB).
+func (f *outflow) unpaced() {
+	// Failing only costs time.
+	_ = f.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
+	})
 }
 
 // bound sets how many bytes may wait unsent in the socket before it takes no more (TCP_NOTSENT_LOWAT, tcp(7)).
