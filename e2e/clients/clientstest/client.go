@@ -78,7 +78,8 @@ func (c Client) Place(t Torrent, single bool) string {
 // child starts a client that ends at the end of the test: politely within a few seconds, or not.
 func child(w *e2etest.World, h *e2etest.Host, c e2etest.Command) *e2etest.Process {
 	w.T.Helper()
-	p := h.Start(c)
+	c.Host = h // nil: on loopback
+	p := w.Start(c)
 	w.Defer(func() {
 		p.Signal(15)
 		r := p.Wait(5 * time.Second)

@@ -1,10 +1,10 @@
 """A libtorrent 2 client with its default settings, all discovery but trackers switched off.
 
-usage: libtorrent_peer.py TORRENT FOLDER ADDRESS:PORT
+usage: libtorrent_peer.py TORRENT FOLDER ADDRESS:PORT [tcp]
 
 TORRENT is a file or a magnet link. Prints "READY" when it listens, waits for a line "go" on standard input, adds the
 torrent, and prints "DONE unix-time" when it has everything, verified. A line "stat" is answered by "STAT uploaded
-downloaded", bytes of payload. Ends when standard input is closed.
+downloaded", bytes of payload. Ends when standard input is closed. With "tcp" it does not use uTP.
 """
 import queue
 import sys
@@ -13,7 +13,8 @@ import time
 
 import libtorrent as lt
 
-session = lt.session({
+tcp = {"enable_outgoing_utp": False, "enable_incoming_utp": False} if sys.argv[4:] == ["tcp"] else {}
+session = lt.session(tcp | {
     "listen_interfaces": sys.argv[3],
     "enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False,
     "alert_mask": lt.alert.category_t.error_notification | lt.alert.category_t.status_notification,
