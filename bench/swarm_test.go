@@ -99,7 +99,7 @@ func (r *race) over() {
 // With variant=lazy besides: lazy-p50-ms and lazy-p99-ms of the reads of the worse reader; lazy-rtt-ms, its median round
 // trip to those it reads from, over the queues that bulk makes; lazy-p99-x, the p99 as a multiple of three of those and
 // one block, which is not to exceed 1; idle-rtt-p99-ms, the round trip to a host that sends nothing, which is what the
-// machine adds. BENCH_LOGS=DIR keeps the logs and the status of the nodes.
+// machine adds. BENCH_LOGS=DIR keeps the logs and the status of the nodes, and BENCH_DEBUG=1 makes them log more, which takes time.
 func BenchmarkSwarm(b *testing.B) {
 	type contestant struct {
 		variant, client string
@@ -276,7 +276,7 @@ func racePantala(r *race, v pantalaRace) {
 	var daemons []*e2etest.Process
 	for i, h := range r.hosts {
 		n := h.Node(fmt.Sprintf("n%d", i+1), "--tracker", tr.URL)
-		if os.Getenv("BENCH_LOGS") != "" {
+		if os.Getenv("BENCH_DEBUG") != "" {
 			n.Flags = append(n.Flags, "--log-level", "debug")
 		}
 		nodes = append(nodes, n)
