@@ -183,7 +183,7 @@ func (p *peer) dataCame(m peerwire.Message) error {
 	if squeezed {
 		err = p.expandRun(pt, run, int(m.Length), n)
 	} else {
-		err = p.receiveRun(pt, run, n)
+		err = p.receiveRun(pt, run, n, e.wait)
 	}
 	if err != nil {
 		return err
@@ -197,8 +197,8 @@ func (p *peer) dataCame(m peerwire.Message) error {
 	return nil
 }
 
-// receiveRun reads the n bytes of the blocks of a run.
-func (p *peer) receiveRun(pt *part, run blob.Run, n int) error {
+// receiveRun reads the n bytes of the blocks of a run; planned is as in [peer.receiveInto].
+func (p *peer) receiveRun(pt *part, run blob.Run, n int, planned bool) error {
 	p.down.Add(int64(n))
 	p.t.down.Add(int64(n))
 	if pt == nil {
@@ -214,7 +214,7 @@ func (p *peer) receiveRun(pt *part, run blob.Run, n int) error {
 			}
 			continue
 		}
-		last, err := p.receiveInto(pt, some, buf)
+		last, err := p.receiveInto(pt, some, buf, planned)
 		if err != nil {
 			return err
 		}
@@ -230,12 +230,18 @@ func (p *peer) receiveRun(pt *part, run blob.Run, n int) error {
 const wakeEvery = blob.MaxBuffer * blockSize / 2
 
 // receiveInto fills the memory of some blocks of a part. last: the part is complete.
-func (p *peer) receiveInto(pt *part, run blob.Run, buf []byte) (last bool, err error) {
+//
+// planned: the run is as long as what comes in 20 ms ([relay.Picker.Part]), and nobody can use a part of it. So its
+// reader sleeps until all of it is there, instead of waking up for every few segments.
+func (p *peer) receiveInto(pt *part, run blob.Run, buf []byte, planned bool) (last bool, err error) {
 	defer p.prompt.lowAt(1)
 	for got, done := 0, uint32(0); ; {
-		if left := len(buf) - got; left >= wakeEvery {
+		switch left := len(buf) - got; {
+		case left >= wakeEvery:
 			p.prompt.lowAt(wakeEvery)
-		} else {
+		case planned:
+			p.prompt.lowAt(left)
+		default:
 			p.prompt.lowAt(1)
 		}
 		n, err := p.rd.Some(buf[got:])
