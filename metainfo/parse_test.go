@@ -165,6 +165,20 @@ func TestMemory(t *testing.T) {
 	for i := range 900_000 {
 		fmt.Fprintf(&dirs, "6:%06dde", i)
 	}
+	for _, q := range []string{"&tr=http://a/", "&ws=http://a/", "&x.pe=1.2.3.4:5", "&so=1", "&dn=%ff", "&xt=urn:btih:", "&"} {
+		var before, after runtime.MemStats
+		link := "magnet:?xt=urn:btih:" + strings.Repeat("a", 40) + strings.Repeat(q, (64<<10-100)/len(q))
+		runtime.ReadMemStats(&before)
+		_, err := metainfo.ParseMagnet(link)
+		_, long := metainfo.ParseMagnet(link + strings.Repeat(q, 1<<20))
+		runtime.ReadMemStats(&after)
+		if err != nil && !errors.Is(err, blob.ErrInvalid) || !errors.Is(long, blob.ErrInvalid) || len(long.Error()) > 1000 {
+			t.Errorf("magnet link of many %s: %v, %v", q, err, long)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20+uint64(len(q))<<20 { // the second argument is made here
+			t.Errorf("magnet link of many %s: %d MiB allocated", q, got>>20)
+		}
+	}
 	for name, raw := range map[string][]byte{
 		"files":       pad("d5:filesl%se4:name1:n12:piece lengthi16384e6:pieces0:e", "d6:lengthi0e4:pathl1:aee"),
 		"pads":        pad("d5:filesl%se4:name1:n12:piece lengthi16384e6:pieces0:e", "d4:attr1:p6:lengthi0ee"),

@@ -283,6 +283,10 @@ func parseAnnounceReply(body []byte) (*announceReply, error) {
 	return r, nil
 }
 
+// maxAnnounced is how many peers of an announce reply are taken: more than trackers tell, who stop at 50 to 200 whatever is
+// asked for, while the longest reply has room for 1.4 million, of 56 bytes each in memory.
+const maxAnnounced = 4096
+
 // addCompact reads addresses of size bytes with a port each.
 func (r *announceReply) addCompact(raw []byte, size int) error {
 	s, err := asString(raw)
@@ -296,7 +300,7 @@ func (r *announceReply) addAddresses(s []byte, size int) error {
 	if len(s)%(size+2) != 0 {
 		return malformed("compact peers of uneven length", s)
 	}
-	for ; len(s) > 0; s = s[size+2:] {
+	for ; len(s) > 0 && len(r.peers) < maxAnnounced; s = s[size+2:] {
 		ip, _ := netip.AddrFromSlice(s[:size])
 		r.peers = append(r.peers, planPeer{addr: netip.AddrPortFrom(ip.Unmap(), binary.BigEndian.Uint16(s[size:]))})
 	}
@@ -324,7 +328,7 @@ func (r *announceReply) addPeer(raw []byte) error {
 		}
 		return err
 	})
-	if p.addr = netip.AddrPortFrom(ip.Unmap().WithZone(""), uint16(port)); err == nil && p.addr.IsValid() {
+	if p.addr = netip.AddrPortFrom(ip.Unmap().WithZone(""), uint16(port)); err == nil && p.addr.IsValid() && len(r.peers) < maxAnnounced {
 		r.peers = append(r.peers, p)
 	}
 	return err

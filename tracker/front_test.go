@@ -238,14 +238,15 @@ func TestFrontConnectionCap(t *testing.T) {
 	}
 	taken[1].hangsUp()
 	taken[3].Close()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	// A few hundred descriptors at most: each round keeps one for a while.
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		d := dial(t, addr)
 		if _, err := io.WriteString(d, request); err == nil {
 			if r, err := http.ReadResponse(d.r, nil); err == nil && r.StatusCode == 200 {
 				break
 			}
 		}
-		// Not closed: those who are refused must not keep others out.
+		defer d.Close() // and not now: those who are refused must not keep others out
 		if time.Now().After(end) {
 			t.Fatal("a place that is free again is not given away")
 		}

@@ -79,17 +79,20 @@ func TestSameSees(t *testing.T) {
 	}
 }
 
-// What is said of clients that lack a kind is seen.
+// What is said of clients that lack a kind is seen: neither a folder nor a single file finds grace.
 func TestLacks(t *testing.T) {
 	NeedLibtorrent(t)
 	w := e2etest.New(t)
-	tor := Make(w, Hybrid, Tree(w, "lacks"), 0)
 	aria2 := e2etest.NeedProgram(t, "aria2c", "apt-get install aria2")
-	if r := w.MustRun(time.Minute, aria2, "--no-conf", "-S", tor.Path); strings.Contains(r.Stdout, tor.Hashes[0]) {
-		t.Errorf("aria2 computes the right infohash of a hybrid torrent by now: let it take part\n%v", r)
-	}
 	show := e2etest.NeedProgram(t, "transmission-show", "apt-get install transmission-cli")
-	if r := w.Run(time.Minute, show, tor.Path); r.Code == 0 {
-		t.Errorf("Transmission reads hybrid torrents by now: let it take part\n%v", r)
+	folder := Tree(w, "lacks")
+	for _, content := range []string{folder, filepath.Join(folder, "sub", "b.bin")} {
+		tor := Make(w, Hybrid, content, 0)
+		if r := w.MustRun(time.Minute, aria2, "--no-conf", "-S", tor.Path); strings.Contains(r.Stdout, tor.Hashes[0]) {
+			t.Errorf("aria2 computes the right infohash of a hybrid torrent by now: let it take part\n%v", r)
+		}
+		if r := w.Run(time.Minute, show, tor.Path); r.Code == 0 {
+			t.Errorf("Transmission reads hybrid torrents by now: let it take part\n%v", r)
+		}
 	}
 }
