@@ -210,13 +210,23 @@ func TestForeignPeers(t *testing.T) {
 	put(t, s, data, blob.Run{First: 0, Count: 5})
 	put(t, s, data, g.PieceBlocks(1))
 	n := newNode(t, swarm.Options{UploadSlots: 10})
-	add(t, n, s, blob.Hash{})
+	tor := add(t, n, s, blob.Hash{})
+	interested := func(tor *swarm.Torrent) (n int) {
+		for _, p := range tor.Peers() {
+			if p.Interested {
+				n++
+			}
+		}
+		return n
+	}
 	ours := dialOurs(t, n, 100)
 	ours.op(t, peerwire.OpHave)
 	var foreign []raw
 	for i := range 4 {
 		c := dialRaw(t, n, byte(i+1))
 		c.Write(peerwire.AppendBare(nil, peerwire.Interested))
+		// Whoever has a slot before it is known to be interested gives way to one that is: one after the other, then.
+		until(t, "it to be interested", func() bool { return interested(tor) == i+1 })
 		// Runs from somebody who did not name the extension are passed over.
 		c.Write(peerwire.AppendRun(nil, peerwire.RunsID, peerwire.Run{Tag: 1, Block: 0, Count: 1}))
 		c.Write(peerwire.AppendRunCancel(nil, peerwire.RunsID, 1))
