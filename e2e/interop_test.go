@@ -192,3 +192,22 @@ func (c interopCell) meet(t *testing.T) {
 		t.Errorf("%s has not got what we share: %v", c.client.Name, err)
 	}
 }
+
+// A client that knows only a magnet link is told of us by our tracker, though it says that nothing is left, and gets the
+// info dictionary from us (BEP 9).
+func TestInteropMagnet(t *testing.T) {
+	e2etest.NeedFUSE(t)
+	e2etest.NeedNet(t)
+	w := e2etest.New(t)
+	lan := w.Net()
+	service, them, us := lan.Host(), lan.Host(), lan.Host()
+	service.Tracker()
+	node := us.Node("node", "--lsd", "off")
+	content := e2etest.Content(t, 3<<20+4321, 31).Path
+	said := shareTree(t, node, "--v1", "--tracker", "http://"+service.IP+":7700/announce", "--piece-length", "64KiB", content)
+	dir := w.Dir("theirs")
+	clientstest.Aria2(w, them, clientstest.Torrent{Kind: clientstest.V1, Path: said.Magnet}, dir, false)
+	if err := clientstest.Same(interopLimit, content, filepath.Join(dir, filepath.Base(content))); err != nil {
+		t.Error(err)
+	}
+}

@@ -7,7 +7,7 @@ import (
 	"github.com/pantala/pantala/e2e/e2etest"
 )
 
-// Aria2 starts aria2 on port 6881 of a host. It goes on seeding when it has everything; seed says that it has.
+// Aria2 starts aria2 on port 6881 of a host; the path of the torrent may be a magnet link. It goes on seeding when it has everything; seed says that it has.
 //
 // At the notice level aria2 says "Download complete" only when it ends, so it has a hook that prints.
 func Aria2(w *e2etest.World, h *e2etest.Host, t Torrent, dir string, seed bool) *e2etest.Process {
