@@ -125,7 +125,7 @@ func TestPeers(t *testing.T) {
 func TestTogether(t *testing.T) {
 	want := origintest.Bytes(3, 8<<20)
 	s := origintest.New(t, origintest.Of(want))
-	s.Set(origintest.Faults{Rate: 8 << 20}) // else the first is done before the tracker knows of the others
+	s.Set(origintest.Faults{Rate: 2 << 20}) // else the first is done before the tracker knows of the others
 	announce := startTracker(t)
 	type result struct {
 		got []byte
