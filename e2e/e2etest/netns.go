@@ -100,19 +100,36 @@ func (w *World) inside(pid int, program string, lines ...string) {
 func (n *Net) Host() *Host {
 	n.w.T.Helper()
 	n.hosts++
-	h := &Host{IP: fmt.Sprintf("10.77.%d.%d", n.hosts>>8, n.hosts&255), lan: n, pid: n.w.namespace(), n: n.hosts}
+	h := &Host{IP: address(n.hosts), lan: n, pid: n.w.namespace(), n: n.hosts}
 	port := fmt.Sprintf("h%d", h.n)
 	// The pair is made inside of the switch: nothing is ever seen in the namespace of the test.
 	n.w.inside(n.pid, "ip",
 		fmt.Sprintf("link add %s type veth peer name eth0 netns %d", port, h.pid),
 		fmt.Sprintf("link set %s master br0 up", port))
-	n.w.inside(h.pid, "ip",
+	lines := []string{
 		"link set lo up",
-		"address add "+h.IP+"/16 broadcast 10.77.255.255 dev eth0",
-		"link set eth0 up",
-		"route add 224.0.0.0/4 dev eth0") // local discovery (BEP 14) asks a group
+		"address add " + h.IP + "/16 broadcast 10.77.255.255 dev eth0",
+		"link set eth0 address " + hardware(h.n) + " up",
+		"route add 224.0.0.0/4 dev eth0", // local discovery (BEP 14) asks a group
+	}
+	for other := 1; other <= known; other++ {
+		if other != h.n {
+			lines = append(lines, fmt.Sprintf("neighbour replace %s lladdr %s dev eth0 nud permanent", address(other), hardware(other)))
+		}
+	}
+	n.w.inside(h.pid, "ip", lines...)
 	return h
 }
+
+// known is how many hosts of a network know each other without asking (ARP). All namespaces together share a table of
+// 1024 neighbours (net.ipv4.neigh.default.gc_thresh3, arp(7)), which 33 hosts that talk to each other fill: from then
+// on nobody can be reached any more. What never changes is not counted.
+const known = 64
+
+func address(host int) string { return fmt.Sprintf("10.77.%d.%d", host>>8, host&255) }
+
+// hardware is a locally administered address.
+func hardware(host int) string { return fmt.Sprintf("02:00:0a:4d:%02x:%02x", host>>8, host&255) }
 
 // Start starts a child on the host.
 func (h *Host) Start(c Command) *Process {
