@@ -50,7 +50,7 @@ bench-rivals: ## install what the benchmarks compare with (Debian, root)
 
 e2e: ## end-to-end tests alone; FULL=1 for 1 GiB files and fifty kills
 	@bash tools/prereq.sh fuse nginx
-	E2E_FULL='$(FULL)' bash tools/tidy.sh $(GO) test -count=1 -timeout 60m ./e2e/...
+	E2E_FULL='$(FULL)' bash tools/tidy.sh $(GO) test -count=1 -p 1 -timeout 60m ./e2e/...
 
 install: build ## to PREFIX (/usr/local), and /sbin/mount.pantala for fstab; DESTDIR is honoured
 	install -D -m 0755 bin/pantala '$(DESTDIR)$(PREFIX)/bin/pantala'

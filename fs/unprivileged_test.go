@@ -66,7 +66,8 @@ func needNobody(t *testing.T) {
 var asUser = []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
 
 // serveAsNobody mounts as another user, in a directory of that user and in a mount namespace of its own: there
-// /dev/fuse is open to everybody, as it is on most machines, whatever it is on this one.
+// /dev/fuse is open to everybody, as it is on most machines, whatever it is on this one, and the mounts of other tests
+// are not kept alive.
 func serveAsNobody(t *testing.T, s setup) *mounted {
 	t.Helper()
 	needNobody(t)
@@ -112,7 +113,7 @@ func serveAsNobody(t *testing.T, s setup) *mounted {
 	}
 	s.binary = binary
 	s.wrapper = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c",
-		`mount --bind "$0" /dev/fuse && exec "$@"`, device}, asUser...)
+		`umount -l -a -t fuse.pantala; mount --bind "$0" /dev/fuse && exec "$@"`, device}, asUser...)
 	return tryServe(t, s)
 }
 

@@ -69,14 +69,18 @@ func slowLink(t testing.TB, rate string) (seeder, leecher string) {
 		run(fmt.Sprintf("-n %s link set v0 up", ns))
 		run(fmt.Sprintf("-n %s link set lo up", ns))
 	}
-	run(fmt.Sprintf("netns exec %s tc qdisc add dev v0 root tbf rate %s burst 32kb latency 50ms", seeder, rate))
+	shape := fmt.Sprintf("-n %s qdisc add dev v0 root tbf rate %s burst 32kb latency 50ms", seeder, rate)
+	if out, err := exec.Command("tc", strings.Fields(shape)...).CombinedOutput(); err != nil {
+		t.Fatalf("tc %s: %v: %s", shape, err, out)
+	}
 	return seeder, leecher
 }
 
-// role starts the test binary in a namespace.
+// role starts the test binary in a network namespace. Not by ip netns exec, which makes a mount namespace, too: that
+// would keep the mounts of other tests alive that are there at this time.
 func role(t testing.TB, ns string, env ...string) (*exec.Cmd, *bufio.Reader) {
 	t.Helper()
-	cmd := exec.Command("ip", "netns", "exec", ns, os.Args[0])
+	cmd := exec.Command("nsenter", "--net=/run/netns/"+ns, os.Args[0])
 	cmd.Env, cmd.Stderr = append(os.Environ(), env...), os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

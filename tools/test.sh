@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test.sh: all that must hold in a clean checkout. Unit tests first, then the end-to-end tests alone, because those
-# measure time-outs of whole programs. Neither may leave anything behind.
+# test.sh: all that must hold in a clean checkout. Unit tests first, then the end-to-end tests alone, one
+# package after the other, because those measure time-outs of whole programs. Neither may leave anything behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 GO=${GO:-go}
@@ -29,5 +29,5 @@ unit=$($GO list ./... | grep -vE '/(e2e|bench)(/|$)')
 # shellcheck disable=SC2086 # one word per package
 bash tools/tidy.sh $GO test -timeout 20m $unit
 step "end to end"
-bash tools/tidy.sh $GO test -count=1 -timeout 40m ./e2e/... ./bench/...
+bash tools/tidy.sh $GO test -count=1 -p 1 -timeout 40m ./e2e/... ./bench/...
 step "all passed"
