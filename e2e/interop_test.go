@@ -32,9 +32,9 @@ func (c interopCell) String() string {
 		map[bool]string{true: "seeds", false: "downloads"}[c.seeds], strings.NewReplacer(", ", "-", " ", "-").Replace(c.tracker))
 }
 
-// interopLimit bounds one exchange of 4 MiB: Transmission looks whom to serve every 10 s, and libtorrent asks a
-// tracker that knew nobody again after 30 s.
-const interopLimit = 75 * time.Second
+// interopLimit bounds one exchange of 4 MiB: Transmission looks whom to serve every 10 s, libtorrent asks a tracker
+// that knew nobody again after 30 s, and anacrolix after 60 s, until when nobody meets it if it must dial (v2).
+const interopLimit = 2 * time.Minute
 
 // interopParallel is how many cells meet at once: they wait for timers of clients most of the time.
 const interopParallel = 8

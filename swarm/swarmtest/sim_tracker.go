@@ -18,7 +18,6 @@ type service struct {
 	pending map[int64]*exchange
 	tickets int64
 	spent   time.Duration // of the processor
-	most    int           // bytes of the heap, not kept
 	skew    time.Duration
 
 	left    int64 // when it was lost; 0: it is there
