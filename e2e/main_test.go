@@ -53,3 +53,8 @@ func atMost(t *testing.T, what string, got, limit int64) {
 		t.Errorf("%s: %s, the promise is at most %s", what, e2etest.MiB(got), e2etest.MiB(limit))
 	}
 }
+
+// allFromPeers reports whether peers sent all of a file. What a reader and the fill bring at the same time counts twice.
+func allFromPeers(m e2etest.MountStatus, file e2etest.File) bool {
+	return m.FromPeers >= file.Size && m.FromPeers <= file.Size+1<<20
+}
