@@ -40,6 +40,9 @@ const (
 const (
 	// RunWait: blocks that the asked does not hold yet are to be sent as soon as it does.
 	RunWait uint8 = 1 << 0
+	// RunSpare: the asker can do without; it is to be served only out of what the uplink has left over, or refused
+	// at once ([ReasonBusy]).
+	RunSpare uint8 = 1 << 1
 	// RunLZ4 is kept for another compression; nobody sets it yet.
 	RunLZ4 uint8 = 1 << 4
 	// RunZstd: payload may come compressed.

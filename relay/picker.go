@@ -22,6 +22,7 @@ type Picker struct {
 	now     time.Time // of the newest event
 	fronts  [MaxStripes]front
 	reports []Complaint
+	alone   bool // see Alone
 }
 
 // lane is one stripe.
@@ -74,6 +75,10 @@ func (p *Picker) clock(now time.Time) {
 	p.steady.tell(now)
 	p.now = p.steady.now
 }
+
+// Alone has the end of a stripe, too, be asked of the parent only: whoever runs the picker asks others for what that one
+// owes, when they have something to spare, and so knows better whom.
+func (p *Picker) Alone() { p.alone = true }
 
 // Assign takes over what the tracker says. The zero Assignment ends the plan.
 func (p *Picker) Assign(now time.Time, a Assignment) {
@@ -412,6 +417,14 @@ const (
 	partTime = 20 * time.Millisecond
 )
 
+// Rate is how many bytes per second came from a peer lately; 0: not known.
+func (p *Picker) Rate(id NodeID) int64 {
+	if l := p.links[id]; l != nil {
+		return l.rate
+	}
+	return 0
+}
+
 // Room is how many bytes may be asked of a peer now, beside what is outstanding there.
 func (p *Picker) Room(id NodeID) int {
 	l := p.links[id]
@@ -513,8 +526,10 @@ func (p *Picker) Tick(now time.Time) {
 			continue
 		}
 		p.judge(s, l, u)
-		p.gather(s, l)
-		p.compare(l)
+		if !p.alone {
+			p.gather(s, l)
+			p.compare(l)
+		}
 	}
 	p.watch()
 }

@@ -105,6 +105,7 @@ type PlannerOptions struct {
 //	func (p *Planner) Head(stripe int) (NodeID, bool)
 //
 //	func NewPicker(g blob.Geometry) *Picker
+//	func (p *Picker) Alone()                                        // the end of a stripe is asked of the parent only, too
 //	func (p *Picker) Assign(now time.Time, a Assignment)
 //	func (p *Picker) Connected(now time.Time, id NodeID)            // it is connected and serves us
 //	func (p *Picker) Gone(now time.Time, id NodeID, why Reason)
@@ -117,6 +118,7 @@ type PlannerOptions struct {
 //	func (p *Picker) Heads(piece uint32) bool                       // we read it from the origin, for others
 //	func (p *Picker) Assignment() Assignment                        // what holds
 //	func (p *Picker) Room(id NodeID) int                            // bytes that may be asked of it now
+//	func (p *Picker) Rate(id NodeID) int64                          // bytes per second that came from it lately
 //	func (p *Picker) Part(id NodeID) int                            // blocks to ask for at once: what arrives in about 20 ms
 //	func (p *Picker) Tick(now time.Time)                            // at least every 50 ms while anything is asked
 //	func (p *Picker) Complaints() []Complaint                       // drained: to be told to the tracker

@@ -64,6 +64,7 @@ func newLoop(t *Torrent) *loop {
 		active: make(map[*part]struct{}), jobs: make(map[uint32]*leafJob), wholes: make(map[uint32]*assembly), ticked: now(),
 	}
 	copy(l.ours, t.cfg.Store.Pieces())
+	l.measureLeftover(l.ticked)
 	l.trust()
 	l.findLayers()
 	if t.cfg.AwaitPlan > 0 {
@@ -209,6 +210,8 @@ func (l *loop) tick() {
 	l.relayTick(at)
 	l.seekLayers(at)
 	l.hedge(at)
+	l.measureLeftover(at)
+	l.seekHelp(at)
 	l.hedgeJobs(at)
 	l.dropWholes(at)
 	l.tellBlocks(at)

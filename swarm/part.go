@@ -47,6 +47,7 @@ type ask struct {
 	p       *peer
 	at      time.Time
 	planned bool // as the plan says: it may wait at the peer
+	spare   bool // of a helper, besides the parent: see help.go
 }
 
 // partState says where the loop keeps a part.

@@ -48,7 +48,6 @@ type peer struct {
 	// Owned by the loop.
 	have       set  // what it has
 	seed       bool // it had everything when we met
-	done       bool // it has got everything that we lack since then
 	offered    set  // what of it is counted in availability
 	fastSet    set  // allowed while it chokes us; nil: none
 	choking    bool // it does not serve us
@@ -71,6 +70,7 @@ type peer struct {
 	known      bool // as a peer of ours
 	pex        pexTold
 	moved      lastMoved
+	helps      time.Time // it is not asked for help before
 
 	// Read by any goroutine.
 	serving   atomic.Bool              // slot, for the reader
@@ -152,7 +152,7 @@ func (p *peer) interrupt() { p.conn.SetReadDeadline(time.Unix(1, 0)) }
 // A peer of ours is asked for runs; wait says that it may take its time for blocks it does not have yet.
 func (p *peer) ask(pt *part, blocks []uint32, try *leafTry, wait bool) {
 	if p.ours() {
-		p.askRuns(pt, blocks, try, wait)
+		p.askRuns(pt, blocks, try, wait, false)
 		return
 	}
 	geo := p.t.geo

@@ -135,7 +135,7 @@ func (l *loop) ask(pt *part, p *peer, planned bool) {
 // askBlocks is ask for some blocks of a part.
 func (l *loop) askBlocks(pt *part, p *peer, blocks []uint32, planned bool) {
 	pt.state = asked
-	pt.asks = append(pt.asks, ask{p, now(), planned})
+	pt.asks = append(pt.asks, ask{p: p, at: now(), planned: planned})
 	p.parts[pt] = struct{}{}
 	l.active[pt] = struct{}{}
 	if planned {
@@ -234,6 +234,11 @@ func (l *loop) finish(pt *part) {
 	pt.state = gone
 	delete(l.active, pt)
 	for _, a := range pt.asks {
+		if a.planned && l.relay.picker != nil {
+			if n := a.p.owed(pt); n > 0 {
+				l.relay.picker.Dropped(now(), a.p.id, pt.piece, n*blockSize)
+			}
+		}
 		delete(a.p.parts, pt)
 		a.p.forget(pt)
 	}
@@ -280,6 +285,13 @@ func (l *loop) hedge(at time.Time) {
 		}
 		a := pt.asks[len(pt.asks)-1]
 		asked := at.Sub(a.at)
+		if a.spare && asked > helpWithin {
+			l.endHelp(pt, a.p, at, helpWithin)
+			continue
+		}
+		if a.spare && pt.asks[0].planned {
+			a = pt.asks[0]
+		}
 		if a.planned {
 			l.follow(pt, a, at)
 			continue

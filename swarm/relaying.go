@@ -43,7 +43,6 @@ type relaying struct {
 	parents map[relay.NodeID]bool
 	leaving map[relay.NodeID]time.Time // connections that ended young, and when they count as lost
 	until   time.Time                  // bulk waits for the first assignment until then
-	done    []*peer                    // see peer.done
 	logged  time.Time
 	offered bool                        // peers told of blocks since the last tick
 	front   [relay.MaxStripes]uint32    // the first piece that is not complete
@@ -64,6 +63,7 @@ func (e assigned) apply(l *loop) {
 		}
 		r.geo = l.t.cfg.Store.Geometry()
 		r.picker = relay.NewPicker(r.geo)
+		r.picker.Alone()
 		r.leaving = make(map[relay.NodeID]time.Time)
 	}
 	r.a = e.a
@@ -223,9 +223,6 @@ func (l *loop) parent(pt *part) (*peer, parentVerdict) {
 	if !l.t.avail.trusted.has(pt.piece) || l.awaitsLayer(pt.piece, at) {
 		return nil, waitForParent
 	}
-	if p := l.finished(pt); p != nil {
-		return p, askParent
-	}
 	id, ok := r.picker.From(at, pt.piece)
 	if !ok {
 		return nil, waitForParent
@@ -278,42 +275,6 @@ func (l *loop) farAhead(piece uint32, blocks int, at time.Time) bool {
 	return ahead > uint32(max(1, blocks/int(l.t.geo.bpp)))+1
 }
 
-// spread is how many blocks may be asked of one node that has finished, so that they are spread over all of them:
-// what 40 Mbit/s bring in 100 ms.
-const spread = 32
-
-// notice looks which peers of ours have got, since we met, everything that we lack.
-func (l *loop) notice() {
-	l.relay.done = l.relay.done[:0]
-	for p := range l.peers {
-		p.done = p.known && !p.seed
-		for i := 0; i < len(l.ours) && p.done; i++ {
-			all := ^uint64(0)
-			if rest := l.t.geo.Pieces() % 64; rest != 0 && i == len(l.ours)-1 {
-				all = 1<<rest - 1
-			}
-			p.done = all&^l.ours[i]&^p.have[i] == 0
-		}
-		if p.done {
-			l.relay.done = append(l.relay.done, p)
-		}
-	}
-}
-
-// finished is a node that has got everything that we lack, with little to do for us. Its uplink is idle but for
-// such as we, who are the last ones: they need not wait for what comes down the tree.
-func (l *loop) finished(pt *part) (best *peer) {
-	for _, p := range l.relay.done {
-		if p.closing || pt.wasRefused(p) {
-			continue
-		}
-		if p.inflight.Load() < spread && (best == nil || p.inflight.Load() < best.inflight.Load()) {
-			best = p
-		}
-	}
-	return best
-}
-
 // asked notes that n blocks of a part were asked of its parent.
 func (l *loop) asked(pt *part, p *peer, n int) {
 	l.relay.picker.Asked(now(), p.id, pt.piece, n*blockSize)
@@ -352,13 +313,6 @@ func (e parentSent) apply(l *loop) {
 // its parent is not late: nobody else need be asked as long as the parent stays.
 func (l *loop) follow(pt *part, a ask, at time.Time) {
 	r := &l.relay
-	if a.p.done && at.Sub(a.at) < planPatience {
-		return // it has it
-	}
-	if !a.p.have.has(pt.piece) && l.finished(pt) != nil {
-		l.withdraw(pt)
-		return
-	}
 	if r.picker.Planned(pt.piece) {
 		id, ok := r.picker.From(at, pt.piece)
 		if !ok || id == a.p.id || l.ids[id] == nil || pt.wasRefused(l.ids[id]) {
@@ -397,7 +351,6 @@ func (l *loop) relayTick(at time.Time) {
 		return
 	}
 	l.settle(at)
-	l.notice()
 	r.picker.Tick(at)
 	l.publishScheme()
 	l.complain()

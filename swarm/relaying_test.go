@@ -240,6 +240,34 @@ func TestRelayStripes(t *testing.T) {
 	}
 }
 
+// TestRelayHelped: a parent that has everything sends it slowly. Another node, which has it too and nothing to do,
+// sends the last of what the parent owes.
+func TestRelayHelped(t *testing.T) {
+	g := blob.GeometryFor(16 << 20)
+	data := swarmtest.Random(g.Size, 38)
+	whole := seed(t, g, data)
+	source := join(t, whole, whole, swarm.Options{})
+	parent := join(t, empty(t, g), whole, swarm.Options{UploadLimit: 4 << 20})
+	helper := join(t, empty(t, g), whole, swarm.Options{})
+	child := join(t, empty(t, g), whole, swarm.Options{})
+	child.below(1, []*member{parent})
+	child.tor.AddPeers(helper.node.Addr())
+	until(t, "the child is connected to both", func() bool { return len(child.tor.Peers()) == 2 })
+	parent.below(1, []*member{source})
+	helper.below(1, []*member{source})
+	completeAll(t, data, parent, helper, child)
+	var helped int64
+	for _, p := range child.tor.Peers() {
+		if p.ID == helper.node.PeerID() {
+			helped = p.Downloaded
+		}
+	}
+	if helped < 1<<20 {
+		t.Errorf("%d bytes came from the helper", helped)
+	}
+	t.Logf("%d of %d bytes came from the helper", helped, g.Size)
+}
+
 // TestRelayParentDies: a parent disappears half-way; its child goes on from the backup.
 func TestRelayParentDies(t *testing.T) {
 	g := blob.GeometryFor(24 << 20)

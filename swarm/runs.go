@@ -55,8 +55,8 @@ func (p *peer) ran(m peerwire.Message) error {
 	return nil
 }
 
-// askRuns requests the blocks of a part as runs; try is as in ask.
-func (p *peer) askRuns(pt *part, blocks []uint32, try *leafTry, wait bool) {
+// askRuns requests the blocks of a part as runs; try is as in ask. spare: out of what its uplink has left over.
+func (p *peer) askRuns(pt *part, blocks []uint32, try *leafTry, wait, spare bool) {
 	var reqs [blob.MaxBuffer]peerwire.Run
 	n := 0
 	for i, b := range blocks {
@@ -67,6 +67,9 @@ func (p *peer) askRuns(pt *part, blocks []uint32, try *leafTry, wait bool) {
 		reqs[n] = peerwire.Run{Class: uint8(pt.f.class), Block: b, Count: 1}
 		if !p.t.node.opts.NoCompress {
 			reqs[n].Flags = peerwire.RunZstd
+		}
+		if spare {
+			reqs[n].Flags |= peerwire.RunSpare
 		}
 		if wait {
 			reqs[n].Flags |= peerwire.RunWait
@@ -119,6 +122,18 @@ func (p *peer) forgetRuns(pt *part) (tags []uint32) {
 		}
 	}
 	return tags
+}
+
+// owed is how many blocks of a part are still to come in runs.
+func (p *peer) owed(pt *part) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.errands {
+		if e.part == pt {
+			n += int(e.end - e.next)
+		}
+	}
+	return n
 }
 
 // owesRun reports whether a block of a part is still to come in a run.
@@ -377,6 +392,10 @@ func (e runRefused) apply(l *loop) {
 	pt := e.pt
 	l.dirty = true
 	if pt.state != asked {
+		return
+	}
+	if pt.helped(e.p) {
+		l.endHelp(pt, e.p, now(), max(e.retry, helpRetry))
 		return
 	}
 	e.p.forget(pt)

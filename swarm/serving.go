@@ -17,6 +17,7 @@ type served struct {
 	class    blob.Class
 	wait     bool
 	zstd     bool // its payload may be compressed
+	spare    bool // it is sent out of what the uplink has left over
 	deadline time.Time
 
 	// Guarded by outbox.mu. Blocks below next have been sent, those below ready can be.
@@ -49,7 +50,7 @@ func (p *peer) runAsked(m peerwire.Run) error {
 	at := now()
 	p.lastReq.Store(at.UnixNano())
 	s := &served{
-		p: p, tag: m.Tag, class: min(blob.Class(m.Class), blob.Background), wait: m.Flags&peerwire.RunWait != 0, zstd: m.Flags&peerwire.RunZstd != 0,
+		p: p, tag: m.Tag, class: min(blob.Class(m.Class), blob.Background), wait: m.Flags&peerwire.RunWait != 0, zstd: m.Flags&peerwire.RunZstd != 0, spare: m.Flags&peerwire.RunSpare != 0,
 		next: run.First, end: run.End(),
 	}
 	s.deadline = at.Add(maxWait)
@@ -58,7 +59,10 @@ func (p *peer) runAsked(m peerwire.Run) error {
 	}
 	s.ready = t.held(s.next, s.end)
 	switch {
-	case s.class > blob.Read && !s.wait && !p.serving.Load(): // what may wait is what the tracker wants us to pass on
+	case s.spare && !t.lend(int64(run.Count)*blockSize):
+		p.refuseHelp(m.Tag)
+		return nil
+	case s.class > blob.Read && !s.wait && !s.spare && !p.serving.Load(): // what may wait is what the tracker wants us to pass on
 		p.rejectRun(m.Tag, peerwire.ReasonChoked, 0)
 		return nil
 	case s.ready == s.next && !s.wait:
@@ -153,5 +157,8 @@ func (p *peer) answerRun(control []byte, j job) error {
 		j.run.proceed()
 	}
 	p.sentBytes(int(n), p.squeezer.wire)
+	if j.run.spare {
+		p.t.lent.Add(n)
+	}
 	return nil
 }

@@ -126,7 +126,9 @@ type Torrent struct {
 	saved    atomic.Int64 // bytes that compression kept off the wire
 	demanded atomic.Int64 // when somebody was last blocked on a block, unix ns
 
-	uplink   atomic.Int64           // see Uplink
+	uplink   atomic.Int64 // see Uplink
+	leftover leftover
+	lent     atomic.Int64           // bytes that were sent to them
 	relaying atomic.Bool            // there is a plan
 	scheme   atomic.Pointer[scheme] // see Planned
 	own      atomic.Int32           // connected peers of ours
