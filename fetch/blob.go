@@ -119,6 +119,7 @@ type Blob struct {
 	failed    []failure            // what timed out a moment ago
 	fillFrom  uint32               // every block before it was present
 	warned    time.Time            // when a failed read was last logged as a warning
+	alone     time.Time            // since when the plan has counted nobody else in; zero: it does
 	unplanned time.Time            // until then blocked readers do without leases
 	sides     [3]side              // indexed by sourceKind
 	lanes     map[int]int          // bulk transfers by lane of a plan, from 1

@@ -165,6 +165,7 @@ func (b *Blob) pump(now time.Time) time.Duration {
 		return time.Hour
 	}
 	b.overtake(now)
+	b.takeBack(now)
 	if b.store.Complete() && len(b.parked) == 0 {
 		return time.Hour
 	}

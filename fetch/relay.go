@@ -25,6 +25,38 @@ func (b *Blob) planned(piece uint32) (lane int, ok bool) {
 	return b.relay.Planned(piece)
 }
 
+// rootless is how long a tracker may be away before nobody counts on it for roots any more: longer than a report that is
+// late, shorter than anybody would wait.
+const rootless = 2 * time.Second
+
+// abandoned reports whether nobody will say what the root of a piece is: the roots of a blob that is known by its
+// origin alone come from the tracker, and that has not answered for a while. What peers have of the piece cannot be
+// verified, so it is to be had from the origin only. Needs mu.
+func (b *Blob) abandoned(piece uint32, now time.Time) bool {
+	if b.origin == nil || b.alone.IsZero() || now.Sub(b.alone) < rootless {
+		return false
+	}
+	_, trust := b.store.Root(piece)
+	return trust == blob.Unknown
+}
+
+// takeBack ends the bulk transfers that wait for peers to pass on what is abandoned. Needs mu.
+func (b *Blob) takeBack(now time.Time) {
+	switch {
+	case b.plan == nil || b.plan.Shared():
+		b.alone = time.Time{}
+		return
+	case b.alone.IsZero():
+		b.alone = now
+	}
+	for f := range b.flights {
+		if f.lane > 0 && !f.overtaken && b.abandoned(b.geo.PieceOf(f.run.First), now) {
+			f.overtaken = true
+			f.cancel()
+		}
+	}
+}
+
 // lane is the lane of a transfer, from 1; 0: none.
 func (b *Blob) lane(run blob.Run, class blob.Class, kind sourceKind) int {
 	if class <= blob.Read || kind != fromPeers {

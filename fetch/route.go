@@ -96,7 +96,7 @@ func (b *Blob) route(piece uint32, n need, w *wish, now time.Time) sourceKind {
 	part := b.geo.PieceBlocks(piece).Intersect(n.run)
 	rested := b.peers != nil && now.After(b.sides[fromPeers].restUntil)
 	if n.class > blob.Read {
-		if _, ok := b.planned(piece); ok {
+		if _, ok := b.planned(piece); ok && !b.abandoned(piece, now) {
 			// Somebody is to pass it on, though nobody may have it yet: the origin is not asked for it.
 			if rested && n.avoid != fromPeers {
 				return fromPeers
