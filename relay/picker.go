@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"bytes"
+	"cmp"
 	"slices"
 	"time"
 
@@ -347,12 +349,45 @@ func (p *Picker) gather(s int, l *lane) {
 	if helpers < 2 {
 		return
 	}
-	for _, h := range p.links {
-		if l.n < maxHolders && p.helps(h) && !slices.Contains(l.holders[:l.n], h) {
-			l.holders[l.n] = h
-			l.n++
+	salt := p.salt()
+	for l.n < maxHolders {
+		var best *link
+		for _, h := range p.links {
+			if p.helps(h) && !slices.Contains(l.holders[:l.n], h) && (best == nil || h.id.before(best.id, salt)) {
+				best = h
+			}
+		}
+		if best == nil {
+			return
+		}
+		l.holders[l.n] = best
+		l.n++
+	}
+}
+
+// salt orders helpers: by chance, so that not all nodes choose the same, but for one node the same every time. Few
+// nodes have the same parents in all stripes.
+func (p *Picker) salt() (salt uint64) {
+	for s := range p.lanes {
+		if ps := p.lanes[s].parents; len(ps) > 0 {
+			salt = ps[0].id.mix(salt)
 		}
 	}
+	return salt
+}
+
+// mix is a hash of an id.
+func (id *NodeID) mix(salt uint64) uint64 {
+	h := salt ^ 0xcbf29ce484222325
+	for _, b := range id {
+		h = (h ^ uint64(b)) * 0x100000001b3 // FNV-1a
+	}
+	return h ^ h>>29
+}
+
+// before reports whether id comes before o in the order that salt makes.
+func (id NodeID) before(o NodeID, salt uint64) bool {
+	return cmp.Or(cmp.Compare(id.mix(salt), o.mix(salt)), bytes.Compare(id[:], o[:])) < 0
 }
 
 func (p *Picker) helps(h *link) bool { return h.connected && !h.lazy && p.whole(h) }

@@ -280,7 +280,7 @@ func (p *Planner) anybody(v *vertex, s int) (best *vertex) {
 		if u == v || u.banned || u.absent || !u.trees[s].placed || p.restricted(u) || !p.reaches(u, s, v) {
 			continue
 		}
-		if best == nil || u.trees[s].upto > best.trees[s].upto {
+		if best == nil || cmp.Or(cmp.Compare(u.trees[s].upto, best.trees[s].upto), bytes.Compare(best.ID[:], u.ID[:])) > 0 {
 			best = u
 		}
 	}
@@ -434,6 +434,7 @@ func (p *Planner) abandon() {
 		return
 	}
 	turn := Unit(p.g) * uint32(p.k)
+	var cut []*vertex
 	for _, v := range p.nodes {
 		if v.Source || v.absent || v.kids == 0 || p.crowns(v) > 0 {
 			continue
@@ -448,8 +449,12 @@ func (p *Planner) abandon() {
 			behind = behind || b.parent != nil && b.parent.trees[s].upto >= b.upto+2*turn
 		}
 		if stuck && behind {
-			p.giveUp(v)
+			cut = append(cut, v)
 		}
+	}
+	slices.SortFunc(cut, byID)
+	for _, v := range cut {
+		p.giveUp(v)
 	}
 }
 

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"bytes"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -188,7 +190,7 @@ func (p *Planner) Remove(now time.Time, id NodeID) {
 func (p *Planner) OriginIsSource(yes bool) {
 	if p.origin != yes {
 		p.origin = yes
-		for _, v := range p.nodes {
+		for _, v := range p.inOrder() {
 			p.queue(v)
 		}
 	}
@@ -282,6 +284,12 @@ func (p *Planner) queue(v *vertex) {
 		p.todo = append(p.todo, v)
 	}
 }
+
+// byID orders vertices. What follows from a list of them is to be the same every time: a simulated run can be repeated.
+func byID(a, b *vertex) int { return bytes.Compare(a.ID[:], b.ID[:]) }
+
+// inOrder are all vertices, by id.
+func (p *Planner) inOrder() []*vertex { return slices.SortedFunc(maps.Values(p.nodes), byID) }
 
 // touch has v compared by the next Changed.
 func (p *Planner) touch(v *vertex) {

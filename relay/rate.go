@@ -196,7 +196,7 @@ func (p *Planner) refitAll() {
 		return
 	}
 	p.rate.used = r
-	for _, v := range p.nodes {
+	for _, v := range p.inOrder() {
 		p.refit(v)
 	}
 }

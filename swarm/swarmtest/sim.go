@@ -219,10 +219,21 @@ func (s *Sim) Run() SimResult {
 			continue
 		}
 		s.res.Events++
+		s.trace(&e)
 		s.apply(&e)
 	}
 	s.finish()
 	return s.res
+}
+
+// trace takes an event into the hash of the run.
+func (s *Sim) trace(e *event) {
+	h := s.res.Trace
+	for _, x := range [...]uint64{uint64(e.at), uint64(e.kind), uint64(uint32(e.who)), uint64(uint32(e.arg))} {
+		h = (h ^ x) * 0x9e3779b97f4a7c15
+		h ^= h >> 32
+	}
+	s.res.Trace = h
 }
 
 func (s *Sim) node(i int32) *node {

@@ -34,6 +34,7 @@ type SimResult struct {
 	Complaints                int
 	CPU                       time.Duration // of the tracker, all in all
 	Events                    int
+	Trace                     uint64        // a hash over all that happened, when, to whom: equal runs have equal ones
 	Took                      time.Duration // virtual time, in all
 
 	origin int64

@@ -145,8 +145,8 @@ func (t *service) ring(x *exchange) {
 
 // hangup is when the tracker hears that the process of a node is gone.
 func (t *service) hangup(n *node) {
-	for ticket, x := range t.pending {
-		if x.n == n {
+	for _, ticket := range sortedKeys(t.pending) {
+		if x := t.pending[ticket]; x.n == n {
 			x.hung = true
 			delete(t.pending, ticket)
 			if !t.dead {
