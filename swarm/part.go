@@ -113,6 +113,9 @@ func (pt *part) absentBlocks(dst []uint32) []uint32 {
 	return dst
 }
 
+// silent is how long ago a block came last; very long when none has come.
+func (pt *part) silent(at time.Time) time.Duration { return at.Sub(time.Unix(0, pt.last.Load())) }
+
 // stuckAfter is how long receiving a block may take before it counts as stuck: 16 KiB/s.
 const stuckAfter = time.Second
 

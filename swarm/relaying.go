@@ -313,6 +313,11 @@ func (e parentSent) apply(l *loop) {
 // its parent is not late: nobody else need be asked as long as the parent stays.
 func (l *loop) follow(pt *part, a ask, at time.Time) {
 	r := &l.relay
+	// The parent's copy of a block may have been dropped because a helper's was under way, which then broke off.
+	if l.inTheWay(pt, a, at) || at.Sub(a.at) >= hedgeAfter && pt.silent(at) >= hedgeAfter && pt.orphaned(at) {
+		l.withdraw(pt)
+		return
+	}
 	if r.picker.Planned(pt.piece) {
 		id, ok := r.picker.From(at, pt.piece)
 		if !ok || id == a.p.id || l.ids[id] == nil || pt.wasRefused(l.ids[id]) {
@@ -323,10 +328,30 @@ func (l *loop) follow(pt *part, a ask, at time.Time) {
 	} else if at.Sub(a.at) < hedgeAfter {
 		return
 	}
-	if last := pt.last.Load(); last > 0 && at.Sub(time.Unix(0, last)) < hedgeAfter {
+	if pt.silent(at) < hedgeAfter {
 		return // it is just coming
 	}
 	l.withdraw(pt)
+}
+
+// inTheWay reports whether a part that its parent does not have yet keeps us from asking for what it has: nothing comes,
+// and earlier pieces wait for room at it. That happens when the roots of later pieces are known first, as those of a
+// plain URL may be; the parent itself may come to them last.
+func (l *loop) inTheWay(pt *part, a ask, at time.Time) bool {
+	r := &l.relay
+	if r.a.Stripes == 0 || a.p.have.has(pt.piece) || at.Sub(a.at) < frontPatience {
+		return false
+	}
+	s := relay.Stripe(r.geo, pt.piece, r.a.Stripes)
+	if at.Sub(r.came[s]) < frontPatience {
+		return false
+	}
+	for _, q := range l.pending[blob.Background] {
+		if q.state == queued && q.piece < pt.piece && a.p.have.has(q.piece) && l.t.avail.trusted.has(q.piece) && relay.Stripe(r.geo, q.piece, r.a.Stripes) == s {
+			return true
+		}
+	}
+	return false
 }
 
 // withdraw takes a part back from whoever was asked, and has it asked anew.
