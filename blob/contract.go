@@ -2,6 +2,7 @@ package blob
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -68,6 +69,16 @@ const (
 // String is the word used in status and logs.
 func (c Class) String() string {
 	return [...]string{"fault", "read", "readahead", "background"}[min(c, Background)]
+}
+
+// ParseClass is the reverse of String.
+func ParseClass(s string) (Class, error) {
+	for c := Fault; c <= Background; c++ {
+		if c.String() == s {
+			return c, nil
+		}
+	}
+	return 0, fmt.Errorf("%w class %q: known are fault, read, readahead, background", ErrInvalid, s)
 }
 
 type classKey struct{}

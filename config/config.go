@@ -35,6 +35,7 @@ type Config struct {
 	DownloadLimit int64 // of all downloads
 	OriginLimit   int64 // of what comes from origins
 	Tenants       map[string]Rates
+	Classes       map[string]Rates // by blob.Class
 
 	AllowOther  bool // other users may read the mounts
 	Passthrough bool // complete blobs are read through the kernel's FUSE passthrough
@@ -49,7 +50,7 @@ const (
 	Seed = "seed" // completes everything, and reads from the origin for others
 )
 
-// Rates are bytes per second that one tenant may move; 0: no limit.
+// Rates are bytes per second that one tenant, or one class, may move; 0: no limit.
 type Rates struct{ Upload, Download, Origin int64 }
 
 // Whether to look for peers on the local network. Auto: when peers from elsewhere can connect.

@@ -58,7 +58,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestLayers(t *testing.T) {
-	path := write(t, "state: /file\nlisten: 127.0.0.1:1\nfill: never\nquota: 10GiB\ntracker: [http://a/announce, http://b/announce]\nlog-level: debug\nhard: true\nzone: eu/a\npex: off\ncompress: off\nlsd: on\ndht-bootstrap: [a:1, 'b:2']\ntenants: {t.1: {download: 1MB, origin: 7}, u: }\norigin-limit: 3\n")
+	path := write(t, "state: /file\nlisten: 127.0.0.1:1\nfill: never\nquota: 10GiB\ntracker: [http://a/announce, http://b/announce]\nlog-level: debug\nhard: true\nzone: eu/a\npex: off\ncompress: off\nlsd: on\ndht-bootstrap: [a:1, 'b:2']\ntenants: {t.1: {download: 1MB, origin: 7}, u: }\nclasses: {background: {upload: 2MB}}\norigin-limit: 3\n")
 	got, err := Load(Input{
 		File:  path,
 		Env:   []string{"PANTALA_LISTEN=127.0.0.1:2", "PANTALA_FILL=eager", "PANTALA_TIMEOUT=5s", "PANTALA_STRICT=1", "PANTALA_ROLE=seed", "PANTALA_QUOTA=", "OTHER=x"},
@@ -76,7 +76,7 @@ func TestLayers(t *testing.T) {
 	wantFrom := map[string]string{
 		"state": path + ": state", "listen": "flag --listen", "fill": "PANTALA_FILL", "quota": path + ": quota",
 		"tracker": path + ": tracker", "log-level": path + ": log-level", "hard": path + ": hard",
-		"zone": path + ": zone", "pex": path + ": pex", "compress": path + ": compress", "lsd": path + ": lsd", "dht-bootstrap": path + ": dht-bootstrap", "dht": "flag --dht", "tenants": path + ": tenants", "origin-limit": path + ": origin-limit", "role": "PANTALA_ROLE", "timeout": "PANTALA_TIMEOUT", "strict": "PANTALA_STRICT", "memory": "flag --memory", "passthrough": "flag --passthrough",
+		"zone": path + ": zone", "pex": path + ": pex", "compress": path + ": compress", "lsd": path + ": lsd", "dht-bootstrap": path + ": dht-bootstrap", "dht": "flag --dht", "tenants": path + ": tenants", "classes": path + ": classes", "origin-limit": path + ": origin-limit", "role": "PANTALA_ROLE", "timeout": "PANTALA_TIMEOUT", "strict": "PANTALA_STRICT", "memory": "flag --memory", "passthrough": "flag --passthrough",
 	}
 	if d := cmp.Diff(wantFrom, from); d != "" {
 		t.Errorf("origins (-want +got):\n%s", d)
@@ -85,6 +85,7 @@ func TestLayers(t *testing.T) {
 		State: "/file", Listen: ":3", Zone: "eu/a", Role: Seed, Trackers: []string{"http://a/announce", "http://b/announce"}, LogLevel: slog.LevelDebug,
 		Fill: "eager", Timeout: 5 * time.Second, Hard: true, Strict: true, Quota: 10 << 30, Memory: 8 << 20, AllowOther: true,
 		LSD: On, DHT: true, Bootstrap: []string{"a:1", "b:2"}, OriginLimit: 3, Tenants: map[string]Rates{"t.1": {Download: 1e6, Origin: 7}, "u": {}},
+		Classes: map[string]Rates{"background": {Upload: 2e6}},
 	}
 	got.from = nil
 	if got.File() != path {
@@ -136,6 +137,7 @@ func TestRefused(t *testing.T) {
 		{"tenants", "tenants: 3", "", [2]string{}, []string{"tenants", "training: {download"}},
 		{"tenant's limit", "tenants: {a: {donwload: 3}}", "", [2]string{}, []string{`"a"`, `"download"?`}},
 		{"tenant's size", "tenants: {a: {upload: much}}", "", [2]string{}, []string{`"a"`, "upload", "10GiB"}},
+		{"classes", "classes: {bulk: {upload: 3}}", "", [2]string{}, []string{"classes", `"bulk"`, "background"}},
 		{"tenants as a variable", "", "PANTALA_TENANTS=a", [2]string{}, []string{"PANTALA_TENANTS", "configuration file"}},
 		{"upload-limit", "", "", [2]string{"upload-limit", "fast"}, []string{"flag --upload-limit", "10GiB"}},
 		{"role", "role: server", "", [2]string{}, []string{"peer, seed"}},

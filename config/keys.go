@@ -25,6 +25,7 @@ type key struct {
 var keys = []key{
 	{"allow-other", func(c *Config, v any) error { return boolean(&c.AllowOther, v) }},
 	{"cacert", func(c *Config, v any) error { return text(&c.CACert, v) }},
+	{"classes", func(c *Config, v any) error { return classes(&c.Classes, v) }},
 	{"compress", func(c *Config, v any) error { return onOff(&c.Compress, v) }},
 	{"dht", func(c *Config, v any) error { return onOff(&c.DHT, v) }},
 	{"dht-bootstrap", func(c *Config, v any) error { return addresses(&c.Bootstrap, v) }},

@@ -66,18 +66,20 @@ type Rates struct {
 	Origin   int64 `json:"origin"`
 }
 
-// LimitsRequest changes rates of the whole node, or of one tenant; nil: as it is.
+// LimitsRequest changes rates of the whole node, or of one tenant or class; nil: as it is.
 type LimitsRequest struct {
 	Tenant   string `json:"tenant,omitempty"`
+	Class    string `json:"class,omitempty"` // as blob.Class has it
 	Upload   *int64 `json:"upload,omitempty"`
 	Download *int64 `json:"download,omitempty"`
 	Origin   *int64 `json:"origin,omitempty"`
 }
 
-// Limits are the rates of the whole node, and those of its tenants by name.
+// Limits are the rates of the whole node, and those of its tenants by name, and of classes that have any.
 type Limits struct {
 	Rates
 	Tenants map[string]Rates `json:"tenants"`
+	Classes map[string]Rates `json:"classes"`
 }
 
 // MountRequest asks for SOURCE at DIR.

@@ -15,11 +15,12 @@ import (
 	"github.com/pantala/pantala/pace"
 )
 
-// limits are the rates of the whole node and of its tenants. All buckets are of one group, so that a transfer asks
+// limits are the rates of the whole node, of each class, and of its tenants. All buckets are of one group, so that a transfer asks
 // all of them at once. The rates can change while transfers wait for them.
 type limits struct {
 	group pace.Group
 	host  rates
+	class [blob.Background + 1]rates
 
 	mu      sync.Mutex // guards what follows
 	tenants map[string]rates
@@ -34,6 +35,10 @@ const maxTenants = 1024
 func newLimits(c config.Config) *limits {
 	l := &limits{tenants: map[string]rates{}}
 	l.host = l.rates(config.Rates{Upload: c.UploadLimit, Download: c.DownloadLimit, Origin: c.OriginLimit})
+	for class := range l.class {
+		c, r := blob.Class(class), c.Classes[blob.Class(class).String()]
+		l.class[class] = rates{l.group.ClassBucket(c, r.Upload), l.group.ClassBucket(c, r.Download), l.group.ClassBucket(c, r.Origin)}
+	}
 	for name, r := range c.Tenants {
 		l.tenants[name] = l.rates(r)
 	}
@@ -74,7 +79,7 @@ func (l *limits) check(tenant string) error {
 	return err
 }
 
-// of are the limits of one blob: its own rate in each direction, its tenant's, and the node's.
+// of are the limits of one blob: its own rate in each direction, its tenant's, those of classes, and the node's.
 func (l *limits) of(tenant string, rate int64) (upload pace.Path, down fetch.Limits, err error) {
 	var t rates
 	if tenant != "" {
@@ -86,14 +91,27 @@ func (l *limits) of(tenant string, rate int64) (upload pace.Path, down fetch.Lim
 	if rate > 0 {
 		ownUp, ownDown = l.group.Bucket(rate), l.group.Bucket(rate)
 	}
+	upload = pace.Path{ownUp, t.upload, l.host.upload}
 	down = fetch.Limits{Download: pace.Path{ownDown, t.download, l.host.download}, Origin: pace.Path{t.origin, l.host.origin}}
-	return pace.Path{ownUp, t.upload, l.host.upload}, down, nil
+	for _, r := range l.class {
+		upload, down.Download, down.Origin = append(upload, r.upload), append(down.Download, r.download), append(down.Origin, r.origin)
+	}
+	return upload, down, nil
 }
 
 // Limits implements control.Node.
 func (n *Node) Limits(_ context.Context, r control.LimitsRequest) (control.Limits, error) {
 	target := n.limits.host
-	if r.Tenant != "" {
+	switch {
+	case r.Tenant != "" && r.Class != "":
+		return control.Limits{}, fmt.Errorf("%w limits: of a tenant or of a class, not of both at once", blob.ErrInvalid)
+	case r.Class != "":
+		c, err := blob.ParseClass(r.Class)
+		if err != nil {
+			return control.Limits{}, err
+		}
+		target = n.limits.class[c]
+	case r.Tenant != "":
 		var err error
 		if target, err = n.limits.tenant(r.Tenant); err != nil {
 			return control.Limits{}, err
@@ -110,7 +128,12 @@ func (n *Node) Limits(_ context.Context, r control.LimitsRequest) (control.Limit
 			s.bucket.SetRate(*s.rate)
 		}
 	}
-	all := control.Limits{Rates: n.limits.host.now(), Tenants: map[string]control.Rates{}}
+	all := control.Limits{Rates: n.limits.host.now(), Tenants: map[string]control.Rates{}, Classes: map[string]control.Rates{}}
+	for c, r := range n.limits.class {
+		if now := r.now(); now != (control.Rates{}) {
+			all.Classes[blob.Class(c).String()] = now
+		}
+	}
 	n.limits.mu.Lock()
 	defer n.limits.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(n.limits.tenants)) {

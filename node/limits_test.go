@@ -39,6 +39,8 @@ func TestLimits(t *testing.T) {
 		"upload of blob":    {share: control.Options{LimitRate: rate}},
 		"download":          {leecher: func(c *config.Config) { c.DownloadLimit = rate }},
 		"download of blob":  {get: control.Options{LimitRate: rate}},
+		"class's upload":    {seeder: func(c *config.Config) { c.Classes = map[string]config.Rates{"background": {Upload: rate}} }},
+		"class's download":  {leecher: func(c *config.Config) { c.Classes = map[string]config.Rates{"background": {Download: rate}} }},
 		"tenant's download": {leecher: func(c *config.Config) { c.Tenants = map[string]config.Rates{"a": {Download: rate}} }, get: control.Options{Tenant: "a"}},
 		"origin":            {leecher: func(c *config.Config) { c.OriginLimit = rate }, fromOrigin: true},
 		"tenant's origin":   {leecher: func(c *config.Config) { c.Tenants = map[string]config.Rates{"a": {Origin: rate}} }, get: control.Options{Tenant: "a"}, fromOrigin: true},
@@ -111,6 +113,14 @@ func TestLimitsChange(t *testing.T) {
 	}
 	if got, err = n.Limits(t.Context(), control.LimitsRequest{Tenant: "new", Origin: &some}); err != nil || got.Tenants["new"].Origin != 5 {
 		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err = n.Limits(t.Context(), control.LimitsRequest{Class: "background", Upload: &some}); err != nil || got.Classes["background"].Upload != 5 || len(got.Classes) != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, r := range []control.LimitsRequest{{Class: "bulk"}, {Class: "read", Tenant: "known"}} {
+		if _, err := n.Limits(t.Context(), r); !errors.Is(err, blob.ErrInvalid) {
+			t.Errorf("%+v: %v", r, err)
+		}
 	}
 	for _, bad := range []string{"a b", "-x", "../x", string(bytes.Repeat([]byte("x"), 65))} {
 		if _, err := n.Limits(t.Context(), control.LimitsRequest{Tenant: bad}); !errors.Is(err, blob.ErrInvalid) {

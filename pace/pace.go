@@ -37,6 +37,8 @@ type Group struct {
 type Bucket struct {
 	g    *Group
 	rate atomic.Int64 // bytes per second; 0: no limit. Written with mu held
+	only bool         // it counts for one class only
+	of   blob.Class   // that one
 
 	tokens float64 // bytes; negative: a debt
 	at     time.Time
@@ -50,6 +52,22 @@ func (g *Group) Bucket(bytesPerSecond int64) *Bucket {
 	b := &Bucket{g: g, at: time.Now()}
 	b.rate.Store(max(0, bytesPerSecond))
 	return b
+}
+
+// ClassBucket makes a bucket that counts what is asked for in one class, and lets everything else pass.
+func (g *Group) ClassBucket(c blob.Class, bytesPerSecond int64) *Bucket {
+	b := g.Bucket(bytesPerSecond)
+	b.only, b.of = true, c
+	return b
+}
+
+// in is what of the path counts for a class.
+func (p Path) in(c blob.Class) Path {
+	other := func(b *Bucket) bool { return b != nil && b.only && b.of != c }
+	if !slices.ContainsFunc(p, other) {
+		return p
+	}
+	return slices.DeleteFunc(slices.Clone(p), other)
 }
 
 // Rate is the bytes per second that pass; 0: no limit.
@@ -138,6 +156,11 @@ func (t *Turn) Ready() <-chan struct{} {
 // Ask asks that n bytes of a class may pass. Who does not wait for Ready calls Cancel.
 func (p Path) Ask(n int, class blob.Class) *Turn {
 	t := &Turn{path: p, class: min(class, blob.Background), n: n}
+	if !p.limited() {
+		return t
+	}
+	p = p.in(t.class)
+	t.path = p
 	if !p.limited() {
 		return t
 	}

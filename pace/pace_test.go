@@ -265,3 +265,29 @@ func TestNobodyIsForgotten(t *testing.T) {
 		})
 	})
 }
+
+// TestClassBucket: it bounds its own class, and neither bounds nor counts what is asked for in others.
+func TestClassBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g Group
+		const rate = 1 << 20
+		path := Path{g.Bucket(0), g.ClassBucket(blob.Background, rate)}
+		move := func(c blob.Class) time.Duration {
+			start := time.Now()
+			for range 8 {
+				if err := path.Wait(t.Context(), rate, c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return time.Since(start)
+		}
+		for c := blob.Fault; c < blob.Background; c++ {
+			if d := move(c); d != 0 {
+				t.Errorf("%v waits for %s", c, d)
+			}
+		}
+		if d := move(blob.Background); d < 6*time.Second || d > 8*time.Second {
+			t.Errorf("8 s worth of background passed in %s", d)
+		}
+	})
+}

@@ -21,16 +21,18 @@ import (
 const limitsLong = `Show, or change at once, how many bytes per second the daemon of --state moves. 0 lifts a limit.
 
 Without --tenant it is the limits of the whole machine; with it, those of what was mounted, downloaded
-or shared under that name. What a program is blocked on may pass for a moment while background
+or shared under that name; with --class, those of all that is asked for in one class: fault and read
+(a program is blocked on it), readahead (it will be soon), background (nobody waits). What a program is blocked on may pass for a moment while background
 transfers may not; these then pay for it. A change holds until the daemon ends: the configuration
 file sets what holds from the start.`
 
 const limitsExample = `  pantala limits
   pantala limits --upload-limit 5MB --download-limit 0
-  pantala limits --tenant training --origin-limit 100MB`
+  pantala limits --tenant training --origin-limit 100MB
+  pantala limits --class background --download-limit 20MB`
 
 func (a *app) limitsCommand() *cobra.Command {
-	var tenant string
+	var tenant, class string
 	out := "table"
 	c := &cobra.Command{
 		Use:     "limits",
@@ -44,7 +46,7 @@ func (a *app) limitsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r := control.LimitsRequest{Tenant: tenant}
+			r := control.LimitsRequest{Tenant: tenant, Class: class}
 			for key, set := range map[string]struct {
 				to   **int64
 				rate int64
@@ -60,6 +62,7 @@ func (a *app) limitsCommand() *cobra.Command {
 	f.SortFlags = false
 	addLimits(f)
 	f.StringVar(&tenant, "tenant", "", "the limits of this tenant instead of the machine's")
+	f.StringVar(&class, "class", "", "the limits of this class: fault, read, readahead or background")
 	output(c, &out)
 	return c
 }
@@ -88,6 +91,9 @@ func (a *app) limits(ctx context.Context, state string, r control.LimitsRequest,
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", name, perSecond(r.Upload), perSecond(r.Download), perSecond(r.Origin))
 	}
 	line("machine", l.Rates)
+	for _, name := range slices.Sorted(maps.Keys(l.Classes)) {
+		line("class "+name, l.Classes[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(l.Tenants)) {
 		line("tenant "+name, l.Tenants[name])
 	}
