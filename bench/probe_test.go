@@ -37,37 +37,21 @@ func probe(w *e2etest.World, readers, hosts []*e2etest.Host, over func(reader in
 	p := &prober{w: w, began: time.Now(), stop: make(chan struct{}), trips: map[netip.Addr]map[string]samples{}}
 	for _, h := range hosts {
 		c := p.open(h, probePort)
-		p.wg.Go(func() {
-			buf := make([]byte, 64)
-			for {
-				n, from, err := c.ReadFromUDPAddrPort(buf)
-				if err != nil {
-					return
-				}
-				c.WriteToUDPAddrPort(buf[:n], from)
-			}
-		})
+		p.receive(c, func(packet []byte, from netip.AddrPort) { c.WriteToUDPAddrPort(packet, from) })
 	}
 	for id, r := range readers {
 		c := p.open(r, 0)
 		trips := map[string]samples{}
 		p.trips[netip.MustParseAddr(r.IP)] = trips
-		p.wg.Go(func() {
-			buf := make([]byte, 64)
-			for {
-				n, from, err := c.ReadFromUDPAddrPort(buf)
-				if err != nil {
-					return
-				}
-				if n < 8 {
-					continue
-				}
-				took := time.Since(p.began) - time.Duration(binary.BigEndian.Uint64(buf))
-				p.mu.Lock()
-				ip := from.Addr().Unmap().String()
-				trips[ip] = append(trips[ip], float64(took.Microseconds())/1e3)
-				p.mu.Unlock()
+		p.receive(c, func(packet []byte, from netip.AddrPort) {
+			if len(packet) < 8 {
+				return
 			}
+			took := time.Since(p.began) - time.Duration(binary.BigEndian.Uint64(packet))
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			ip := from.Addr().Unmap().String()
+			trips[ip] = append(trips[ip], float64(took.Microseconds())/1e3)
 		})
 		p.wg.Go(func() {
 			tick := time.NewTicker(probeEvery)
@@ -85,6 +69,20 @@ func probe(w *e2etest.World, readers, hosts []*e2etest.Host, over func(reader in
 		})
 	}
 	return p
+}
+
+// receive calls f for every packet, one at a time, until c is closed.
+func (p *prober) receive(c *net.UDPConn, f func(packet []byte, from netip.AddrPort)) {
+	p.wg.Go(func() {
+		buf := make([]byte, 64)
+		for {
+			n, from, err := c.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			f(buf[:n], from)
+		}
+	})
 }
 
 func (p *prober) open(h *e2etest.Host, port int) (c *net.UDPConn) {

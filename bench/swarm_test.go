@@ -79,6 +79,9 @@ type race struct {
 
 func newRace(b *testing.B, hosts int) *race {
 	b.Helper()
+	if s := os.Getenv("BENCH_MBIT"); s != "" && s != strconv.Itoa(raceMbit) {
+		b.Fatalf("BENCH_MBIT=%q is not a number of Mbit/s, such as 20", s)
+	}
 	w := e2etest.New(b)
 	lan := w.Net()
 	r := &race{b: b, w: w, file: e2etest.Content(b, raceFile, 64), origin: lan.Host(), service: lan.Host(), extra: map[string]float64{}}

@@ -8,8 +8,10 @@ import (
 )
 
 // tenantsForm and classesForm are said when it is not that.
-const classesForm = "a mapping in the configuration file, such as {background: {download: 100MB, upload: 20MB, origin: 50MB}}"
-const tenantsForm = "a mapping in the configuration file, such as {training: {download: 100MB, upload: 20MB, origin: 50MB}}"
+const (
+	tenantsForm = "a mapping in the configuration file, such as {training: {download: 100MB, upload: 20MB, origin: 50MB}}"
+	classesForm = "a mapping in the configuration file, such as {background: {download: 100MB, upload: 20MB, origin: 50MB}}"
+)
 
 // maxConfigured bounds the tenants that a file may name.
 const maxConfigured = 1000

@@ -307,12 +307,6 @@ func (p *Picker) From(now time.Time, piece uint32) (id NodeID, ok bool) {
 	return id, false
 }
 
-// Spread reports whether the pieces around one, the end of a stripe, are asked of several peers.
-func (p *Picker) Spread(piece uint32) bool {
-	l := p.lane(piece)
-	return l != nil && l.n > 0 && piece >= l.last
-}
-
 // lastBytes is how much of a stripe, at its end, is taken from all parents at once that have everything: who is late
 // catches up, and nobody is loaded for long without the tracker knowing it. It is 1.6 s of half of 40 Mbit/s.
 const lastBytes = 4 << 20

@@ -25,8 +25,8 @@
 // The loop needs none for what it owns. What readers and writers share with it is guarded by small locks
 // that are never held across a system call that can wait and never nested: part.mu (which block of a run is
 // being received by whom), peer.mu (what was asked of the peer), outbox.mu (what is to be sent to it),
-// flight.mu (news for one Fetch), infoQuest.mu (an info dictionary that is collected), board.mu (runs that wait for leaf hashes), lot.mu (what peers wait for), partial.mu (blocks that peers hold of incomplete pieces), Torrent.mu (callbacks, and what
-// the store has reported). Node.mu (the table of torrents) is taken before none of them.
+// flight.mu (news for one Fetch), infoQuest.mu (an info dictionary that is collected), board.mu (runs that wait for leaf hashes), lot.mu (what peers wait for), partial.mu (blocks that peers hold of incomplete pieces), leftover.mu (what the
+// uplink can lend), Torrent.mu (callbacks, and what the store has reported). Node.mu (the table of torrents) is taken before none of them.
 //
 // # Errors
 //

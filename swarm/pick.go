@@ -297,27 +297,18 @@ func (l *loop) hedge(at time.Time) {
 			continue
 		}
 		if asked >= 2*tickBusy && pt.orphaned(at) {
-			for _, a := range pt.asks {
-				delete(a.p.parts, pt)
-				a.p.forget(pt)
-			}
-			pt.asks = nil
-			l.requeue(pt)
+			l.withdraw(pt)
 			continue
 		}
 		if asked < pt.hedgeable() || len(pt.asks) >= maxAsks {
 			continue
-		}
-		silent := asked
-		if last := pt.last.Load(); last > 0 {
-			silent = min(silent, at.Sub(time.Unix(0, last)))
 		}
 		p, first, room := l.best(pt)
 		if p == nil || !room {
 			continue
 		}
 		// Stalled, or left far behind: somebody else would be done by now, twice over.
-		if silent >= l.patience(pt, a.p) || asked >= pt.hedgeable()+2*first {
+		if min(asked, pt.silent(at)) >= l.patience(pt, a.p) || asked >= pt.hedgeable()+2*first {
 			l.ask(pt, p, false)
 		}
 	}

@@ -239,10 +239,7 @@ func (l *loop) parent(pt *part) (*peer, parentVerdict) {
 	case !p.ours() && !p.offers(pt.piece):
 		return nil, waitForParent
 	case room < int(n) && inflight > 0, inflight+int(pt.run.Count) > p.queue, l.farAhead(pt.piece, room/blockSize+inflight, at):
-		// Parts wait in the order of their pieces: what follows has to wait, too, unless the plan names several peers.
-		if !r.picker.Spread(pt.piece) {
-			l.round.full |= 1 << stripe
-		}
+		l.round.full |= 1 << stripe // parts wait in the order of their pieces: what follows has to wait, too
 		return nil, waitForParent
 	}
 	return p, askParent

@@ -84,13 +84,18 @@ func (d *Desk) set(h *held) {
 	}
 }
 
-// release answers a poll.
-func (d *Desk) release(now time.Time, h *held) {
+// drop ends a poll.
+func (d *Desk) drop(now time.Time, h *held) {
 	delete(d.polls, h.ticket)
 	if d.byNode[h.n] == h {
 		delete(d.byNode, h.n)
 	}
 	d.room.swarm.poll(now, h.n, -1)
+}
+
+// release answers a poll.
+func (d *Desk) release(now time.Time, h *held) {
+	d.drop(now, h)
 	d.answer(h.ticket, d.room.told(h.n))
 }
 
@@ -140,11 +145,7 @@ func (d *Desk) Ring(now time.Time, ticket int64) {
 // Hangup is called when the connection of a poll is gone.
 func (d *Desk) Hangup(now time.Time, ticket int64) {
 	if h := d.polls[ticket]; h != nil {
-		delete(d.polls, ticket)
-		if d.byNode[h.n] == h {
-			delete(d.byNode, h.n)
-		}
-		d.room.swarm.poll(now, h.n, -1)
+		d.drop(now, h)
 	}
 }
 

@@ -15,7 +15,8 @@
 // HTTP around both, plan.go is what our nodes exchange with it, byte by byte, and announce.go what everybody else
 // does; plainserve.go joins the two kinds of peers. udp.go and udpsocket.go are the same over UDP. front.go
 // and fronthead.go answer announces and scrapes over HTTP, and hand all else to net/http. session.go, loop.go,
-// dialogue.go (what is said to one tracker, a pure state machine), report.go, exchange.go and udpclient.go are the client, directory.go the order in which it uses several trackers.
+// dialogue.go (what is said to one tracker, a pure state machine), report.go, exchange.go and udpclient.go are the
+// client, directory.go the order in which it uses several trackers.
 // desk.go and puppet.go are both sides without HTTP, clock and goroutines, for the simulator in swarm/swarmtest.
 // Package bencode reads both sides' messages within bounds.
 //

@@ -22,9 +22,10 @@ const limitsLong = `Show, or change at once, how many bytes per second the daemo
 
 Without --tenant it is the limits of the whole machine; with it, those of what was mounted, downloaded
 or shared under that name; with --class, those of all that is asked for in one class: fault and read
-(a program is blocked on it), readahead (it will be soon), background (nobody waits). What a program is blocked on may pass for a moment while background
-transfers may not; these then pay for it. A change holds until the daemon ends: the configuration
-file sets what holds from the start.`
+(a program is blocked on it), readahead (it will be soon), background (nobody waits). What a program
+is blocked on may pass for a moment while background transfers may not; these then pay for it. A change
+holds until the daemon ends: the configuration file sets what holds from the start, under tenants: and
+classes: for these.`
 
 const limitsExample = `  pantala limits
   pantala limits --upload-limit 5MB --download-limit 0
