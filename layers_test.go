@@ -25,7 +25,8 @@ var layers = [][]string{
 	{"peerwire", "tracker", "blockio"}, // the wire, the scheduler, the disk
 	{"swarm", "origin", "discovery"},   // the two kinds of source; fetch sees both through blob.Source. Peers without a tracker
 	{"fetch"},                          // makes absent blocks present
-	{"fs", "control"},                  // the doors: the kernel's, and the command line's
+	{"image"},                          // what an image is made of: manifest, layers, index, merged tree
+	{"fs", "control", "snapshotter"},   // the doors: the kernel's, the command line's, containerd's
 	{"config"},                         // settings; see onlyFrom
 	{"node"},                           // builds all parts, stops them in reverse
 	{"cmd"},                            // flags to config to node
@@ -74,6 +75,13 @@ var fence = []struct {
 	{"golang.org/x/sync", []string{"origin", "swarm", "fetch", "tracker", "blockio", "node", "e2e", "bench"}, nil, "plain helpers, but blob and mmap need none"},
 	{"golang.org/x/time", []string{"origin", "swarm", "fetch", "tracker"}, nil, "rates are limited where bytes move"},
 	{"github.com/redis/rueidis", []string{"tracker"}, nil, "trackers share their state through Redis or Valkey; nothing else keeps state outside of this machine"},
+	{"oras.land/oras-go/v2", []string{"origin"}, nil, "who speaks to a registry"},
+	{"github.com/opencontainers/image-spec", []string{"origin", "image", "snapshotter"}, []string{"e2e", "bench"}, "the words of the OCI image specification"},
+	{"github.com/opencontainers/go-digest", []string{"origin", "image", "snapshotter"}, []string{"e2e", "bench"}, "a type of image-spec"},
+	{"github.com/containerd", []string{"snapshotter"}, []string{"e2e", "bench"}, "containerd's types end at its door"},
+	{"google.golang.org/grpc", []string{"snapshotter"}, []string{"e2e", "bench"}, "containerd speaks it, nobody else"},
+	{"github.com/pelletier/go-toml/v2", []string{"origin", "cmd"}, []string{"e2e", "bench"}, "hosts.toml is read where registries are asked; containerd's configuration is written by a command"},
+	{"go.etcd.io/bbolt", []string{"snapshotter"}, nil, "containerd's snapshot metadata is kept in it"},
 	{"github.com/google/go-cmp", nil, []string{"*"}, "compares in tests"},
 	{"pgregory.net/rapid", nil, []string{"*"}, "property tests"},
 	{"go.uber.org/goleak", nil, []string{"*"}, "finds leaked goroutines in tests"},
@@ -87,7 +95,6 @@ var badDeps = []struct{ path, why string }{
 	{"github.com/anacrolix/torrent", "the client package: see the fence"},
 	{"github.com/pion/webrtc/v4", "a dependency of anacrolix's client that we never speak"},
 	{"modernc.org/sqlite", "a dependency of anacrolix's client that we never use"},
-	{"google.golang.org/grpc", "belongs to a snapshotter, not to the core"},
 	{"github.com/hanwen/go-fuse/v2/fs", "its node API cannot be taken over by a successor; fs uses the raw file system"},
 }
 

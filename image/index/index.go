@@ -1,0 +1,72 @@
+package index
+
+import "github.com/pantala/pantala/blob"
+
+// Entry is one member of a layer's archive, as it stands there: names are neither cleaned nor interpreted, so a
+// whiteout is an entry like any other. What they mean together is for image/tree to say.
+type Entry struct {
+	Name    string // raw bytes, perhaps not UTF-8
+	Link    string // target of a symbolic link, name of the first entry of a hard link; raw bytes
+	Type    byte   // typeflag of ustar: '0' file, '1' hard link, '2' symbolic link, '3' and '4' devices, '5' directory, '6' fifo; 's' socket
+	Mode    uint32 // permissions, set-id and sticky bits: 07777
+	UID     uint32
+	GID     uint32
+	Size    int64 // of a file, in bytes, holes included
+	Sec     int64 // modification time since 1970
+	Nsec    uint32
+	Major   uint32 // of a device
+	Minor   uint32
+	Xattrs  []Xattr  // sorted by name
+	Extents []Extent // where the content of a file lies, by File; what none covers is a hole
+}
+
+// Xattr is an extended attribute with its full name ("user.x", "security.capability", …) and raw value.
+type Xattr struct{ Name, Value string }
+
+// Extent says that Length bytes of a file, from offset File on, lie at Device in the layer's address space.
+type Extent struct {
+	File, Device, Length int64
+}
+
+// Codec says how the stored bytes of a span become its decoded bytes.
+type Codec uint8
+
+const (
+	Stored  Codec = iota // as they are
+	Deflate              // gzip, RFC 1952, or a stretch of it
+	Zstd                 // RFC 8878
+)
+
+// Span is a stretch of a layer that is decoded, and verified, as a whole. Spans follow each other without gaps in the
+// address space, Device 0 first.
+type Span struct {
+	Device       int64 // offset of its first byte in the layer's address space
+	Length       int64 // decoded bytes
+	Stored       int64 // offset of its first stored byte in the layer's blob
+	StoredLength int64 // stored bytes that decoding may look at
+	Codec        Codec
+	Bit          uint8     // see codec.Point
+	Window       Window    // what codec.Span needs beside the stored bytes
+	Digest       blob.Hash // Root of the decoded bytes
+}
+
+// Window is an extent of the index file. Length 0: none is needed.
+type Window struct{ Offset, Length int64 }
+
+// Root is the digest of a span: the BEP 52 merkle root over its leaves of 16 KiB, counted from its first byte.
+func Root(decoded []byte) blob.Hash {
+	n := uint32((len(decoded) + blob.BlockSize - 1) / blob.BlockSize)
+	leaves := make([]blob.Hash, n)
+	blob.Leaves(leaves, decoded)
+	return blob.Fold(leaves, 0, blob.Width(n))
+}
+
+// Facts are what an index says of its layer as a whole.
+type Facts struct {
+	Format string      // "gzip", "zstd", "tar", "estargz", "zstd:chunked", …
+	Layer  blob.Hash   // SHA-256 of the stored blob: the digest of its descriptor (OCI image spec, descriptors)
+	Stored int64       // its length in bytes
+	DiffID blob.Hash   // SHA-256 of the uncompressed archive (OCI image spec, rootfs.diff_ids); zero: not known
+	Size   int64       // length in bytes of the layer's address space: the sum of all spans
+	Roots  []blob.Hash // piece roots of the stored blob in its canonical geometry, so that peers' bytes can be checked; nil: not known
+}
