@@ -90,8 +90,14 @@ func WithClass(ctx context.Context, c Class) context.Context {
 
 // ClassOf is the class that ctx carries, Fault when it carries none.
 func ClassOf(ctx context.Context) Class {
-	c, _ := ctx.Value(classKey{}).(Class)
+	c, _ := ClassIn(ctx)
 	return c
+}
+
+// ClassIn is the class that ctx carries, and whether it carries one.
+func ClassIn(ctx context.Context) (c Class, ok bool) {
+	c, ok = ctx.Value(classKey{}).(Class)
+	return c, ok
 }
 
 // DefaultTimeout is how long a read waits for somebody who can deliver before it fails with ErrUnavailable.

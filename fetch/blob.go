@@ -262,10 +262,15 @@ func (b *Blob) Want(off int64, n int, w blob.Waiter) bool {
 	if n <= os.Getpagesize() {
 		class = blob.Fault
 	}
-	now := time.Now()
-	b.lastRead.Store(now.UnixNano())
+	b.lastRead.Store(time.Now().UnixNano())
 	b.ahead.note(off, int64(n))
-	p := &parked{waiter: w, run: run, class: class, since: now, follows: b.ahead.follows(off) > 0}
+	return b.park(run, class, b.ahead.follows(off) > 0, w)
+}
+
+// park is Want for a run of blocks and a class; follows says that what lies behind will be wanted too.
+func (b *Blob) park(run blob.Run, class blob.Class, follows bool, w blob.Waiter) bool {
+	now := time.Now()
+	p := &parked{waiter: w, run: run, class: class, since: now, follows: follows}
 	if !b.engine.hard {
 		p.deadline = now.Add(b.engine.timeout)
 	}
@@ -372,7 +377,8 @@ func (r *reader) Ready(err error) {
 	r.done <- err
 }
 
-// ReadAt implements [blob.ReaderAt].
+// ReadAt implements [blob.ReaderAt]. When ctx carries a class ([blob.WithClass]) the read is made in that class, by
+// somebody who knows what will be wanted next: no readahead follows it.
 func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if off < 0 || off+int64(len(p)) > b.geo.Size {
 		return fmt.Errorf("%w: read of %d bytes at %d of a blob of %d", blob.ErrInvalid, len(p), off, b.geo.Size)
@@ -380,17 +386,26 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if len(p) == 0 {
 		return nil
 	}
+	class, classed := blob.ClassIn(ctx)
+	touch, want := b.Touch, b.Want
+	if classed {
+		touch = func(int64, int) { b.reads.Add(1) }
+		want = func(off int64, n int, w blob.Waiter) bool {
+			// A lease is worth asking for only where nobody is blocked.
+			return b.park(b.geo.Covering(off, int64(n)), class, class > blob.Read, w)
+		}
+	}
 	for {
 		err := b.copyPresent(p, off)
 		if err == nil {
-			b.Touch(off, len(p))
+			touch(off, len(p))
 			return nil
 		}
 		if !errors.Is(err, blob.ErrAbsent) {
 			return err
 		}
 		w := &reader{b: b, p: p, off: off, done: make(chan error, 1)}
-		if b.Want(off, len(p), w) {
+		if want(off, len(p), w) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -408,7 +423,7 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 			return err
 		}
 		if w.copied {
-			b.Touch(off, len(p))
+			touch(off, len(p))
 			return nil
 		}
 	}
