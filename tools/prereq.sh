@@ -6,6 +6,7 @@
 #   clients      aria2, Transmission, qBittorrent, opentracker
 #   netns        network namespaces with bridges and shaped links
 #   redis        redis-server or valkey-server: state that trackers share
+#   gzips        pigz and igzip: other encoders of gzip files
 # Exit status 1 when something is missing.
 set -u
 missing=0
@@ -36,6 +37,10 @@ for need in "$@"; do
 		;;
 	redis)
 		command -v redis-server >/dev/null || command -v valkey-server >/dev/null || lack redis-server "apt-get install redis-server"
+		;;
+	gzips)
+		command -v pigz >/dev/null || lack pigz "apt-get install pigz"
+		command -v igzip >/dev/null || lack igzip "apt-get install isal"
 		;;
 	clients)
 		for p in aria2c:aria2 transmission-daemon:transmission-daemon transmission-show:transmission-cli qbittorrent-nox:qbittorrent-nox opentracker:opentracker; do
