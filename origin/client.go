@@ -16,19 +16,20 @@ type Client struct {
 	watches *watches
 	calls   sync.WaitGroup // Open, Fetch and Stream calls under way
 
-	mu     sync.Mutex
-	closed bool                   // guarded by mu
-	byCA   map[string]*transports // by Options.CACert; guarded by mu
+	mu      sync.Mutex
+	closed  bool                   // guarded by mu
+	byTLS   map[string]*transports // by Options.CACert and TLS; guarded by mu
+	healths map[string]*health     // by scheme and host, for what shares them; guarded by mu
 }
 
 // NewClient returns a Client whose objects take o where Open is given nothing else. It reads o.CACert now.
 func NewClient(o Options) (*Client, error) {
-	c := &Client{def: o.over(builtin()), byCA: map[string]*transports{}, watches: newWatches()}
+	c := &Client{def: o.over(builtin()), byTLS: map[string]*transports{}, healths: map[string]*health{}, watches: newWatches()}
 	if err := c.def.check(); err != nil {
 		return nil, err
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	if _, err := c.transports(c.def.CACert); err != nil {
+	if _, err := c.transports(c.def.CACert, TLS{}); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -45,7 +46,7 @@ func (c *Client) Close() {
 	c.calls.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, t := range c.byCA {
+	for _, t := range c.byTLS {
 		t.idle()
 	}
 }
@@ -61,24 +62,25 @@ func (c *Client) enter() error {
 	return nil
 }
 
-// transports are those that trust the PEM file cacert.
-func (c *Client) transports(cacert string) (*transports, error) {
+// transports are those that trust the PEM file cacert and what conf says.
+func (c *Client) transports(cacert string, conf TLS) (*transports, error) {
+	key := cacert + "\x00" + conf.key()
 	c.mu.Lock()
-	t := c.byCA[cacert]
+	t := c.byTLS[key]
 	c.mu.Unlock()
 	if t != nil {
 		return t, nil
 	}
-	t, err := newTransports(cacert)
+	t, err := newTransports(cacert, conf)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if won := c.byCA[cacert]; won != nil {
+	if won := c.byTLS[key]; won != nil {
 		return won, nil
 	}
-	c.byCA[cacert] = t
+	c.byTLS[key] = t
 	return t, nil
 }
 

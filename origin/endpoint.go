@@ -30,17 +30,30 @@ type endpoint struct {
 	header http.Header // may hold secrets: only for the origin of url
 	agent  string
 	via    *transports
+	auth   Authorizer // nil: none
+	*health
+	explain func(*http.Response, error) string // nil: none; see Site
 
-	resolved atomic.Pointer[url.URL] // where redirects led to, nil: not known
-	answered atomic.Bool             // it has answered something, so its name exists
+	resolved atomic.Pointer[resolved] // where redirects led to, nil: not known
+	answered atomic.Bool              // it has answered something, so its name exists
+	whole    atomic.Bool              // it has answered a range with the whole object
+}
 
+// resolved is where redirects led to.
+type resolved struct {
+	url   *url.URL
+	until time.Time // when its signature expires; zero: it does not say
+}
+
+// health is how a server has been doing.
+type health struct {
 	mu      sync.Mutex
 	fails   int       // in a row, guarded by mu
 	holdoff time.Time // not before, unless nobody else is left; guarded by mu
 }
 
 func newEndpoint(u *url.URL, o Options, via *transports) *endpoint {
-	e := &endpoint{url: u, header: o.Header.Clone(), agent: o.UserAgent, via: via}
+	e := &endpoint{url: u, header: o.Header.Clone(), agent: o.UserAgent, via: via, health: new(health)}
 	if u.User != nil {
 		if e.header == nil {
 			e.header = http.Header{}
@@ -58,16 +71,23 @@ func newEndpoint(u *url.URL, o Options, via *transports) *endpoint {
 
 // ask is what a request says beside its URL.
 type ask struct {
-	rng     string // Range, "" for the whole object
-	ifRange string // If-Range, "" for none
+	method  string   // "" for GET
+	accept  []string // Accept, none for anything
+	rng     string   // Range, "" for the whole object
+	ifRange string   // If-Range, "" for none
 }
 
 // get sends one GET, following redirects. Where they led to is remembered, so that the next request saves
 // the round trip (and a registry or hub the work of signing); it is forgotten when that place says no: a
 // signed URL has expired, and the URL that was opened is asked once more.
 func (e *endpoint) get(ctx context.Context, a ask) (*http.Response, error) {
-	if to := e.resolved.Load(); to != nil {
-		resp, _, err := e.follow(ctx, to, a)
+	to := e.resolved.Load()
+	if to != nil && !to.until.IsZero() && time.Now().After(to.until) {
+		e.resolved.CompareAndSwap(to, nil)
+		to = nil
+	}
+	if to != nil {
+		resp, _, _, err := e.follow(ctx, to.url, a)
 		switch {
 		case ctx.Err() != nil:
 			return resp, err
@@ -78,9 +98,9 @@ func (e *endpoint) get(ctx context.Context, a ask) (*http.Response, error) {
 		}
 		e.resolved.CompareAndSwap(to, nil)
 	}
-	resp, to, err := e.follow(ctx, e.url, a)
-	if err == nil && to != e.url && resp.StatusCode < 300 {
-		e.resolved.Store(to)
+	resp, last, until, err := e.follow(ctx, e.url, a)
+	if err == nil && last != e.url && resp.StatusCode < 300 && a.method == "" {
+		e.resolved.Store(&resolved{last, until})
 	}
 	return resp, err
 }
@@ -95,44 +115,76 @@ func refused(code int) bool {
 	return code >= 400 && code < 500
 }
 
-// follow sends one GET to u and goes where redirects point. It returns the last URL: u itself if there was
-// no redirect.
-func (e *endpoint) follow(ctx context.Context, u *url.URL, a ask) (*http.Response, *url.URL, error) {
+// follow sends one GET to u and goes where redirects point. It returns the last URL, u itself if there was no
+// redirect, and until when it may be used (zero: nobody says).
+func (e *endpoint) follow(ctx context.Context, u *url.URL, a ask) (resp *http.Response, last *url.URL, until time.Time, err error) {
 	for range maxHops {
-		resp, err := e.via.send(e.request(ctx, u, a))
-		if err != nil {
-			return nil, u, err
+		for first := true; ; first = false {
+			var repeat bool
+			if resp, repeat, err = e.exchange(e.request(ctx, u, a), first); err != nil {
+				return nil, u, until, err
+			}
+			if !repeat {
+				break
+			}
+			discard(resp)
 		}
 		e.answered.Store(true)
 		switch resp.StatusCode {
 		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		default:
-			return resp, u, nil
+			return resp, u, until, nil
 		}
 		loc := resp.Header.Get("Location")
 		if loc == "" {
-			return resp, u, nil
+			return resp, u, until, nil
 		}
 		discard(resp)
 		next, err := u.Parse(loc)
 		if err != nil || next.Scheme != "http" && next.Scheme != "https" || next.Hostname() == "" {
-			return nil, u, e.fail(blob.ErrUnavailable, elsewhere, "redirected to something that is not an http or https URL: check the URL")
+			return nil, u, until, e.fail(blob.ErrUnavailable, elsewhere, "redirected to something that is not an http or https URL: check the URL")
 		}
 		if u.Scheme == "https" && next.Scheme == "http" {
-			return nil, u, e.fail(blob.ErrUnavailable, elsewhere, "redirected from https to %s, which nobody vouches for: pass that URL if you trust the network", display(next))
+			return nil, u, until, e.fail(blob.ErrUnavailable, elsewhere, "redirected from https to %s, which nobody vouches for: pass that URL if you trust the network", display(next))
+		}
+		if !MayLead(ctx, u, next) {
+			return nil, u, until, e.fail(blob.ErrDenied, elsewhere, "redirected to %s, an address of this machine or of its link, where no server from elsewhere may send us: check the URL", display(next))
 		}
 		next.Fragment, next.User = "", nil
+		if t := expiry(next, resp.Header, time.Now()); until.IsZero() || !t.IsZero() && t.Before(until) {
+			until = t
+		}
 		u = next
 	}
-	return nil, u, e.fail(blob.ErrUnavailable, elsewhere, "more than %d redirects: check the URL", maxHops)
+	return nil, u, until, e.fail(blob.ErrUnavailable, elsewhere, "more than %d redirects: check the URL", maxHops)
 }
 
 // request builds one GET. The headers that the user gave go to the origin they were given for only.
 func (e *endpoint) request(ctx context.Context, u *url.URL, a ask) *http.Request {
 	h := make(http.Header, 8)
-	req := (&http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: h}).WithContext(ctx)
+	method := a.method
+	if method == "" {
+		method = http.MethodGet
+	}
+	req := (&http.Request{Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: h}).WithContext(ctx)
+	e.prepare(req)
+	if len(a.accept) > 0 {
+		h["Accept"] = []string{strings.Join(a.accept, ", ")}
+	}
+	if a.rng != "" {
+		h["Range"] = []string{a.rng}
+	}
+	if a.ifRange != "" {
+		h["If-Range"] = []string{a.ifRange}
+	}
+	return req
+}
+
+// prepare sets the headers of every request.
+func (e *endpoint) prepare(req *http.Request) {
+	h := req.Header
 	h["User-Agent"] = []string{e.agent}
-	if sameOrigin(u, e.url) {
+	if sameOrigin(req.URL, e.url) {
 		for k, vs := range e.header {
 			if k = http.CanonicalHeaderKey(k); k == "Host" && len(vs) > 0 {
 				req.Host = vs[0]
@@ -143,13 +195,26 @@ func (e *endpoint) request(ctx context.Context, u *url.URL, a ask) *http.Request
 	}
 	// Any other coding would make the ranges those of other bytes.
 	h["Accept-Encoding"] = []string{"identity"}
-	if a.rng != "" {
-		h["Range"] = []string{a.rng}
+}
+
+// exchange sends one request, with credentials if it goes to where they belong. repeat: the answer refuses them, and
+// there are others now. mayRepeat: the caller can send the request again.
+func (e *endpoint) exchange(req *http.Request, mayRepeat bool) (resp *http.Response, repeat bool, err error) {
+	mine := e.auth != nil && sameOrigin(req.URL, e.url)
+	if mine {
+		if err := e.auth.Authorize(req); err != nil {
+			return nil, false, e.failAuth(req, err)
+		}
 	}
-	if a.ifRange != "" {
-		h["If-Range"] = []string{a.ifRange}
+	if resp, err = e.via.send(req); err != nil || !mine {
+		return resp, false, err
 	}
-	return req
+	again, err := e.auth.Answered(req, resp)
+	if err != nil {
+		discard(resp)
+		return nil, false, e.failAuth(req, err)
+	}
+	return resp, again && mayRepeat, nil
 }
 
 // sameOrigin reports whether two URLs share scheme, host and port (RFC 6454 section 4).
@@ -189,26 +254,26 @@ const (
 )
 
 // worked notes that the endpoint gave bytes.
-func (e *endpoint) worked() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.fails, e.holdoff = 0, time.Time{}
+func (h *health) worked() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fails, h.holdoff = 0, time.Time{}
 }
 
 // failed notes that the endpoint did not.
-func (e *endpoint) failed() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.holdoff = time.Now().Add(min(holdoffMin<<min(e.fails, 10), holdoffMax))
-	e.fails++
+func (h *health) failed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.holdoff = time.Now().Add(min(holdoffMin<<min(h.fails, 10), holdoffMax))
+	h.fails++
 }
 
 // rests is until when the endpoint stands behind the others; zero when it does not.
-func (e *endpoint) rests(now time.Time) time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.holdoff.After(now) {
-		return e.holdoff
+func (h *health) rests(now time.Time) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.holdoff.After(now) {
+		return h.holdoff
 	}
 	return time.Time{}
 }

@@ -42,12 +42,23 @@ func (e *endpoint) fail(class error, v verdict, format string, args ...any) *fai
 // failStatus judges an answer that is neither 200 nor 206.
 func (e *endpoint) failStatus(resp *http.Response) *failure {
 	what := "the server answered " + resp.Status
+	said := ""
+	if e.explain != nil {
+		said = e.explain(resp, nil)
+	}
+	// or is what the endpoint's own words are, if it has any.
+	or := func(words string) string {
+		if said != "" {
+			return said
+		}
+		return words
+	}
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound || code == http.StatusGone:
-		return e.fail(blob.ErrNotFound, elsewhere, "%s: check the URL", what)
+		return e.fail(blob.ErrNotFound, elsewhere, "%s: %s", what, or("check the URL"))
 	case code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusUnavailableForLegalReasons:
-		hint := "pass credentials with -H 'Authorization: …', or a URL that is signed anew"
-		if len(e.header) > 0 && resp.Request != nil && !sameOrigin(resp.Request.URL, e.url) {
+		hint := or("pass credentials with -H 'Authorization: …', or a URL that is signed anew")
+		if said == "" && len(e.header) > 0 && resp.Request != nil && !sameOrigin(resp.Request.URL, e.url) {
 			hint = "it was redirected to " + display(resp.Request.URL) + ", where -H headers are not sent: pass that URL instead"
 		}
 		return e.fail(blob.ErrDenied, elsewhere, "%s: %s", what, hint)
@@ -59,13 +70,13 @@ func (e *endpoint) failStatus(resp *http.Response) *failure {
 		if after > 0 {
 			when = "in " + after.Round(time.Second).String()
 		}
-		f := e.fail(blob.ErrUnavailable, again, "%s: try again %s, or add a --mirror", what, when)
+		f := e.fail(blob.ErrUnavailable, again, "%s: try again %s, %s", what, when, or("or add a --mirror"))
 		f.after = after
 		return f
 	case code >= 300 && code < 400:
-		return e.fail(blob.ErrUnavailable, elsewhere, "%s without a Location that can be followed: check the URL", what)
+		return e.fail(blob.ErrUnavailable, elsewhere, "%s without a Location that can be followed: %s", what, or("check the URL"))
 	default:
-		return e.fail(blob.ErrUnavailable, elsewhere, "%s: check the URL and the -H headers", what)
+		return e.fail(blob.ErrUnavailable, elsewhere, "%s: %s", what, or("check the URL and the -H headers"))
 	}
 }
 
@@ -77,6 +88,23 @@ func (e *endpoint) failTransport(w *watch, err error) *failure {
 	case errors.Is(cause, blob.ErrClosed):
 		return e.fail(blob.ErrClosed, never, "this node is stopping")
 	}
+	return e.judgeTransport(err)
+}
+
+// judgeTransport judges an error of the transport that no watch caused.
+func (e *endpoint) judgeTransport(err error) *failure {
+	var f *failure
+	if errors.As(err, &f) {
+		return f
+	}
+	or := func(words string) string {
+		if e.explain != nil {
+			if said := e.explain(nil, err); said != "" {
+				return said
+			}
+		}
+		return words
+	}
 	var (
 		cert *tls.CertificateVerificationError
 		rec  tls.RecordHeaderError
@@ -84,11 +112,28 @@ func (e *endpoint) failTransport(w *watch, err error) *failure {
 	)
 	switch {
 	case errors.As(err, &cert):
-		return e.fail(blob.ErrUnavailable, elsewhere, "%v: if the server's own CA is to be trusted, pass --cacert FILE", cert.Err)
+		return e.fail(blob.ErrUnavailable, elsewhere, "%v: %s", cert.Err, or("if the server's own CA is to be trusted, pass --cacert FILE"))
 	case errors.As(err, &rec), errors.Is(err, http.ErrSchemeMismatch):
-		return e.fail(blob.ErrUnavailable, elsewhere, "the server does not speak TLS on this port: use http:// if that is right")
+		return e.fail(blob.ErrUnavailable, elsewhere, "the server does not speak TLS on this port: %s", or("use http:// if that is right"))
 	case errors.As(err, &dns) && dns.IsNotFound && !e.answered.Load():
 		return e.fail(blob.ErrUnavailable, elsewhere, "no such host: check the name and the DNS of this machine")
 	}
-	return e.fail(blob.ErrUnavailable, again, "%s: check that the server can be reached from here", strings.TrimPrefix(err.Error(), "net/http: "))
+	return e.fail(blob.ErrUnavailable, again, "%s: %s", strings.TrimPrefix(err.Error(), "net/http: "), or("check that the server can be reached from here"))
+}
+
+// failAuth is an error of the endpoint's Authorizer. A context's stays what it is.
+func (e *endpoint) failAuth(req *http.Request, err error) error {
+	if req.Context().Err() != nil {
+		return req.Context().Err()
+	}
+	f := &failure{class: blob.ErrUnavailable, verdict: again, text: err.Error()}
+	for _, class := range []error{blob.ErrDenied, blob.ErrNotFound, blob.ErrInvalid, blob.ErrCorrupt} {
+		if errors.Is(err, class) {
+			f.class, f.verdict = class, elsewhere
+		}
+	}
+	if errors.Is(err, blob.ErrClosed) {
+		f.class, f.verdict = blob.ErrClosed, never
+	}
+	return f
 }

@@ -45,20 +45,34 @@ func (w *web) judge(resp *http.Response, e *endpoint, a ask, off, n int64) (offe
 			return offer{}, errMore
 		}
 		if a.rng != "" && n >= 0 && off > maxSkip {
-			if e == w.home {
-				w.o.ranges.Store(false)
-			}
+			w.ignoresRange(e)
 			return offer{}, e.fail(blob.ErrUnavailable, elsewhere, "the server ignores Range: only reading the object from its start works")
 		}
 		return offer{skip: off, n: n}, nil
 
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && a.rng != "":
 		if c, err := ParseContentRange(resp.Header.Get("Content-Range")); err == nil && c.Size >= 0 && size >= 0 && c.Size != size {
+			if w.known {
+				return offer{}, w.sameVersion(resp, e, c.Size)
+			}
 			return offer{}, w.otherVersion(e, "the object now has %d bytes, not %d", c.Size, size)
 		}
 		return offer{}, e.fail(blob.ErrUnavailable, again, "the server answered %s to %s of %d bytes: it is broken, add a --mirror", resp.Status, a.rng, size)
 	}
 	return offer{}, e.failStatus(resp)
+}
+
+// ignoresRange notes that an endpoint gives nothing but the whole object.
+func (w *web) ignoresRange(e *endpoint) {
+	e.whole.Store(true)
+	for _, other := range w.at {
+		if w.known && !other.whole.Load() {
+			return
+		}
+	}
+	if w.known || e == w.home {
+		w.o.ranges.Store(false)
+	}
 }
 
 // contentRange is the range that a 206 answer says it holds, if it is consistent in itself.
@@ -80,6 +94,12 @@ func (e *endpoint) contentRange(resp *http.Response) (ContentRange, *failure) {
 // sameVersion compares what an answer says of the whole object, its size (-1: nothing) and validator, with
 // what Open learned.
 func (w *web) sameVersion(resp *http.Response, e *endpoint, size int64) *failure {
+	if w.known {
+		if have := w.o.Size(); size >= 0 && size != have {
+			return e.fail(blob.ErrCorrupt, elsewhere, "it has %d bytes, and %d were announced", size, have)
+		}
+		return nil
+	}
 	got := validatorOf(resp.Header)
 	if e != w.home && w.valid.String() == "" {
 		return e.fail(blob.ErrUnavailable, elsewhere, "without ETag or Last-Modified nothing tells whether this mirror has the same object")

@@ -22,7 +22,7 @@ type streaming struct {
 
 // stream implements backend.
 func (w *web) stream(ctx context.Context, to func(p []byte) error) (int64, error) {
-	if size := w.o.Size(); size == int64(len(w.o.first)) {
+	if size := w.o.Size(); size == int64(len(w.o.first)) && w.o.first != nil || size == 0 {
 		if size == 0 {
 			return 0, nil
 		}
@@ -46,7 +46,7 @@ func (s *streaming) request(wt *watch, e *endpoint) error {
 	off, size := s.given+int64(s.got), s.w.o.Size()
 	var a ask
 	if off > 0 {
-		if s.w.valid.String() == "" {
+		if s.w.valid.String() == "" && !s.w.known {
 			return e.fail(blob.ErrUnavailable, never, "the connection broke after %d bytes, and without ETag or Last-Modified nothing tells whether the rest would be of the same object: try again from the start", off)
 		}
 		if s.w.o.Ranges() {

@@ -44,20 +44,21 @@ type transports struct {
 	only2  sync.Map // host:port → true: the server refused HTTP/1.1 in ALPN
 }
 
-// newTransports builds both, trusting the certificates of the system and those in the PEM file cacert.
-func newTransports(cacert string) (*transports, error) {
+// newTransports builds both, trusting the certificates of the system, those in the PEM file cacert, and what of says.
+func newTransports(cacert string, of TLS) (*transports, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cacert != "" {
-		pem, err := os.ReadFile(cacert)
-		if err != nil {
+		if err := trust(conf, cacert); err != nil {
 			return nil, fmt.Errorf("origin: %w: --cacert: %v", blob.ErrInvalid, err)
 		}
-		if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
-			conf.RootCAs = x509.NewCertPool()
-		}
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("origin: %w: --cacert %s: no PEM certificate in it", blob.ErrInvalid, cacert)
-		}
+	}
+	conf, err := of.config(conf)
+	if err != nil {
+		return nil, err
+	}
+	dial := of.DialTimeout
+	if dial <= 0 {
+		dial = dialTimeout
 	}
 	build := func(h1, h2 bool) *http.Transport {
 		conf := conf.Clone()
@@ -71,7 +72,7 @@ func newTransports(cacert string) (*transports, error) {
 		return &http.Transport{
 			Protocols:              protocols,
 			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second, Control: control}).DialContext,
+			DialContext:            (&net.Dialer{Timeout: dial, KeepAlive: 30 * time.Second, Control: control}).DialContext,
 			TLSClientConfig:        conf,
 			TLSHandshakeTimeout:    dialTimeout,
 			DisableCompression:     true,
@@ -83,6 +84,25 @@ func newTransports(cacert string) (*transports, error) {
 		}
 	}
 	return &transports{h1: build(true, false), h2: build(false, true)}, nil
+}
+
+// trust adds the certificates in a PEM file to those of the system.
+func trust(conf *tls.Config, file string) error {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if conf.RootCAs == nil {
+		if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
+			conf.RootCAs = x509.NewCertPool()
+		}
+	} else {
+		conf.RootCAs = conf.RootCAs.Clone()
+	}
+	if !conf.RootCAs.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("no PEM certificate in %s", file)
+	}
+	return nil
 }
 
 // control sets the options of a socket before it is connected.

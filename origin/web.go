@@ -24,10 +24,14 @@ type web struct {
 
 	valid     validator
 	noIfRange atomic.Bool // the server takes If-Range for a mismatch that is none
+
+	known bool // the bytes are named by their digest: no validator is asked for
+	brief bool // a definite no of the chief ends it, once the others have said anything
+	chief int  // whose word counts, as a place in at
 }
 
 func newWeb(c *Client, u *url.URL, opt Options) (*web, error) {
-	via, err := c.transports(opt.CACert)
+	via, err := c.transports(opt.CACert, TLS{})
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +67,13 @@ func (w *web) insist(ctx context.Context, rest func(), once func(wt *watch, e *e
 	for round := 0; ; {
 		i := w.pick(tried, failed)
 		if i < 0 {
-			if f := worst(failed, never); f != nil {
+			if f := w.worst(failed, never); f != nil {
 				return f
 			}
-			last := worst(failed, elsewhere)
+			last := w.worst(failed, elsewhere)
+			if w.brief && last == failed[w.chief] && last.verdict == elsewhere {
+				return last
+			}
 			if round++; round > w.opt.Retries {
 				return last
 			}
@@ -101,7 +108,7 @@ func (w *web) insist(ctx context.Context, rest func(), once func(wt *watch, e *e
 		}
 		switch {
 		case ctx.Err() != nil:
-			if last := worst(failed, elsewhere); last != nil {
+			if last := w.worst(failed, elsewhere); last != nil {
 				return fmt.Errorf("origin: GET %s: %w (before that: %v)", display(e.url), ctx.Err(), last)
 			}
 			return fmt.Errorf("origin: GET %s: %w", display(e.url), ctx.Err())
@@ -115,7 +122,9 @@ func (w *web) insist(ctx context.Context, rest func(), once func(wt *watch, e *e
 		if !progress {
 			e.resolved.Store(nil)
 		}
-		e.failed()
+		if !w.known || f.verdict == again {
+			e.failed() // a server that many objects share is not ill because it lacks one of them
+		}
 		failed[i], tried[i] = f, true
 		if progress {
 			round = 0
@@ -144,10 +153,10 @@ func (w *web) pick(tried []bool, failed []*failure) int {
 	return best
 }
 
-// worst is the failure to tell the caller: that of the first endpoint, which is the one the user named. With
-// hope == never it is returned only if no endpoint may do better.
-func worst(failed []*failure, hope verdict) *failure {
-	var first *failure
+// worst is the failure to tell the caller: that of the chief, the endpoint that the user named. With hope == never it
+// is returned only if no endpoint may do better.
+func (w *web) worst(failed []*failure, hope verdict) *failure {
+	first := failed[w.chief]
 	for _, f := range failed {
 		if hope == never && (f == nil || f.verdict == again) {
 			return nil
