@@ -11,14 +11,15 @@ import (
 	"testing"
 )
 
-// hostile are the fuzz targets of what comes from strangers: torrents, magnet links, messages, hash proofs, and replies
-// of trackers.
+// hostile are the fuzz targets of what comes from strangers: torrents, magnet links, messages, hash proofs, replies of
+// trackers, and of what images are made of.
 var hostile = []string{
 	"metainfo.FuzzParse", "metainfo.FuzzMagnet", "bencode.FuzzCut",
 	"peerwire.FuzzReader", "peerwire.FuzzExtension", "peerwire.FuzzPEX", "peerwire.FuzzMetadata",
 	"blob.FuzzLeaves", "blob.FuzzTree",
 	"tracker.FuzzAnnounceReply", "tracker.FuzzPlanReply", "tracker.FuzzUDPReply",
 	"discovery.FuzzKRPC", "discovery.FuzzAnnounce",
+	"tarscan.FuzzScan", "index.FuzzOpen", "index.FuzzEntries",
 }
 
 // TestFuzzTargets: make fuzz asks go test for the targets of every package of this module. None hides from that: in

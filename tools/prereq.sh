@@ -5,6 +5,7 @@
 #   race         a C compiler, for go test -race
 #   clients      aria2, Transmission, qBittorrent, opentracker
 #   netns        network namespaces with bridges and shaped links
+#   tars         bsdtar, whose archives are read beside GNU's
 #   redis        redis-server or valkey-server: state that trackers share
 #   gzips        pigz and igzip: other encoders of gzip files
 # Exit status 1 when something is missing.
@@ -34,6 +35,9 @@ for need in "$@"; do
 		;;
 	nginx)
 		command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || lack nginx "apt-get install nginx-light"
+		;;
+	tars)
+		command -v bsdtar >/dev/null || lack bsdtar "apt-get install libarchive-tools"
 		;;
 	redis)
 		command -v redis-server >/dev/null || command -v valkey-server >/dev/null || lack redis-server "apt-get install redis-server"

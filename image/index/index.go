@@ -68,5 +68,6 @@ type Facts struct {
 	Stored int64       // its length in bytes
 	DiffID blob.Hash   // SHA-256 of the uncompressed archive (OCI image spec, rootfs.diff_ids); zero: not known
 	Size   int64       // length in bytes of the layer's address space: the sum of all spans
+	Root   blob.Hash   // root of the stored blob (BEP 52, pieces root), by which its swarm is found; zero: not known
 	Roots  []blob.Hash // piece roots of the stored blob in its canonical geometry, so that peers' bytes can be checked; nil: not known
 }
