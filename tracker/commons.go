@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -34,6 +35,10 @@ to it, and writes what others should know of them; it reads what the others writ
 	<swarm>:disputed      set, expires likewise: pieces, decimal, about whose roots nodes disagree
 	<swarm>:lease:<piece> string, expires after twice the time that a lease lasts: name [8] | peer id [20] of the tracker
 	                      that gave the lease, and of the node that holds it
+	{<digest>}:index      hash, expires 30 minutes after the last change, of a layer's digest in hexadecimal: host [16] ->
+	                      claim [73] | ip [16] | port u16 | peer id [20] | said first u64 | last u64, in Unix seconds;
+	                      empty: it has taken its word back
+	{<digest>}:profiles   hash, expires after 30 days, of an image's: host [16] -> recorded u64, Unix seconds | profile
 	changes               channel: name [8] | swarm [20] | kind u8 | items: n, peer ids whose records have changed;
 	                      c and d, pieces u32 whose claims or disputes have
 
@@ -41,7 +46,8 @@ A message says what has changed, not how: who hears it reads what is there now, 
 no harm. Leases are taken by a script that does what SET NX PX does, but lets a node keep its own when it comes to
 another tracker.
 
-One goroutine speaks with the store. When that fails all swarms go on from memory (abroad.go), and it tries again,
+One goroutine speaks with the store, but for records (shelfcommons.go), which are asked for by those who answer requests
+about them. When that fails all swarms go on from memory (abroad.go), and it tries again,
 with growing pauses; then it writes everything anew: the store may have lost it all.
 */
 
@@ -105,6 +111,8 @@ type commons struct {
 	since time.Time // of up, or of its end
 	fault string
 	peers int // other trackers that live
+
+	live atomic.Pointer[rueidis.Client] // for records; nil: the store does not answer
 
 	// Of the goroutine.
 	client rueidis.Client
@@ -185,7 +193,7 @@ func (c *commons) run(ctx context.Context) {
 		if err == nil {
 			var lived bool
 			c.client = client
-			lived, err = c.live(ctx)
+			lived, err = c.share(ctx)
 			client.Close()
 			if lived {
 				retry.Reset()
@@ -247,8 +255,8 @@ func (c *commons) inside(r *room, f func(s *swarm, now time.Time)) {
 	r.wake()
 }
 
-// live shares until something fails or ctx ends.
-func (c *commons) live(ctx context.Context) (lived bool, err error) {
+// share shares until something fails or ctx ends.
+func (c *commons) share(ctx context.Context) (lived bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var listener sync.WaitGroup
 	defer func() {
@@ -274,6 +282,9 @@ func (c *commons) live(ctx context.Context) (lived bool, err error) {
 	c.up, c.since, c.fault, c.told = true, time.Now(), "", ""
 	c.opens = slices.Collect(maps.Keys(c.known))
 	c.mu.Unlock()
+	client := c.client
+	c.live.Store(&client)
+	defer c.live.Store(nil)
 	c.reach(true)
 	c.server.log.Info("sharing state", "state", c.state.shown, "trackers", len(c.others)+1)
 	publish, beat := time.NewTicker(publishEvery), time.NewTicker(beatEvery)

@@ -24,6 +24,10 @@
 // follow its heads. Trackers may share what they know of their swarms through Redis or Valkey: commons.go speaks with
 // it, abroad.go is what the scheduler makes of what others say. blocklist.go is who is refused.
 //
+// Beside swarms a tracker keeps small records of images: which file is the index of a layer, and in which order an image
+// is read. shelf.go is what it keeps, shelfwire.go what is said about it, byte by byte, shelfserve.go and shelfcommons.go
+// answer, recordsclient.go is the node's side, [Records].
+//
 // # Goroutines
 //
 // A Server has one, the janitor, and two more while it shares its state, one that writes and reads and one that
@@ -31,7 +35,8 @@
 // ServeUDP answers on the one that calls it. A Session
 // has one that owns its state and runs all callbacks, and, while a tracker answers, two that wait for HTTP
 // (one poll is always outstanding, and one report beside it) and one that looks for trackers that it prefers to
-// the one in use. Each is waited for by the one that started it; Close waits for all.
+// the one in use. A [Records] has one that tells trackers what this node vouches for, and one for every exchange under
+// way. Each is waited for by the one that started it; Close waits for all.
 //
 // # Locks
 //
@@ -39,10 +44,12 @@
 // part of all swarms, commons.mu what others leave for the goroutine that shares the state. Order: room.mu before
 // shard.mu and commons.mu; Server.mu is never taken while another is held; none is held
 // over I/O. Session.mu guards what callers leave for the session's goroutine; it is innermost
-// and never held over a call of Store or a callback. State, Mine and Held take no lock.
+// and never held over a call of Store or a callback. State, Mine and Held take no lock. shelf.mu, meter.mu and Records.mu
+// are innermost.
 //
 // # Errors
 //
 // A Session has no errors to return: what fails is in Status and in the log, and shows as State Dead. Malformed
-// requests are refused with a reason (ErrInvalid), a full server with ErrUnavailable.
+// requests are refused with a reason (ErrInvalid), a full server with ErrUnavailable. A Records returns ErrUnavailable
+// when no tracker answers; what trackers do not know is no error.
 package tracker

@@ -23,6 +23,7 @@ type endpoint struct {
 	shown    string // the announce URL without user, password and query: they may be secrets
 	announce url.URL
 	plan     string
+	records  string
 }
 
 // parseEndpoint reads the URL of a tracker: an announce URL, or only scheme and host.
@@ -44,9 +45,12 @@ func parseEndpoint(raw string) (endpoint, error) {
 	}
 	shown.Path = u.Path
 	u.Fragment = ""
-	plan := *u
-	plan.Path, plan.RawPath = path.Join(path.Dir(u.Path), "plan"), ""
-	return endpoint{shown.String(), *u, plan.String()}, nil
+	beside := func(name string) string {
+		o := *u
+		o.Path, o.RawPath = path.Join(path.Dir(u.Path), name), ""
+		return o.String()
+	}
+	return endpoint{shown.String(), *u, beside("plan"), beside("records")}, nil
 }
 
 // errNoPlan says that the tracker speaks BEP 3 only.
@@ -98,8 +102,13 @@ func reason(body []byte) string {
 
 // do performs a request and reads the whole answer.
 func (s *Session) do(r *http.Request, e endpoint) (status int, body []byte, err error) {
+	return perform(s.client, r, e, maxReply)
+}
+
+// perform does a request and reads the whole answer, of at most limit bytes.
+func perform(client *http.Client, r *http.Request, e endpoint, limit int64) (status int, body []byte, err error) {
 	r.Header["User-Agent"] = []string{"pantala"}
-	answer, err := s.client.Do(r)
+	answer, err := client.Do(r)
 	if err != nil {
 		var u *url.Error // repeats the URL: take what is inside
 		if errors.As(err, &u) {
@@ -108,9 +117,9 @@ func (s *Session) do(r *http.Request, e endpoint) (status int, body []byte, err 
 		return 0, nil, fmt.Errorf("%w: tracker %s: %v: check that it runs and can be reached", blob.ErrUnavailable, e.shown, err)
 	}
 	defer answer.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(answer.Body, maxReply+1))
-	if err == nil && len(body) > maxReply {
-		err = fmt.Errorf("reply longer than %d bytes", maxReply)
+	body, err = io.ReadAll(io.LimitReader(answer.Body, limit+1))
+	if err == nil && int64(len(body)) > limit {
+		err = fmt.Errorf("reply longer than %d bytes", limit)
 	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("%w: tracker %s: %v", blob.ErrUnavailable, e.shown, err)

@@ -99,10 +99,14 @@ func appendPeers(b []byte, peers []planPeer) []byte {
 	b = appendString(b, "peers")
 	b = fmt.Appendf(b, "%d:", len(peers)*peerLen)
 	for _, p := range peers {
-		ip := p.addr.Addr().As16()
-		b = append(b, ip[:]...)
-		b = binary.BigEndian.AppendUint16(b, p.addr.Port())
-		b = append(b, p.id[:]...)
+		b = appendPeer(b, p)
 	}
 	return b
+}
+
+// appendPeer writes peerLen bytes.
+func appendPeer(b []byte, p planPeer) []byte {
+	ip := p.addr.Addr().As16()
+	b = binary.BigEndian.AppendUint16(append(b, ip[:]...), p.addr.Port())
+	return append(b, p.id[:]...)
 }

@@ -25,13 +25,16 @@ type ServerOptions struct {
 	MaxConns         int           // of HTTP, for each Serve; default 8192
 	State            *StateURL     // where trackers share what they know; nil: nowhere, all is in memory
 	MaxPeers         int           // that do not plan, of all swarms; more are refused. Default 2 Mi, 150 B each
+	// Merge makes one profile of an image of up to 16 that nodes have recorded, and returns nil when it can read none;
+	// nil: the last one counts. It is called by several goroutines at a time.
+	Merge func(profiles [][]byte) []byte
 }
 
 // maxSwarms bounds how many swarms nodes may plan in: an empty one is about 1 KiB.
 const maxSwarms = 1 << 18
 
 // Server is the tracker: an [http.Handler] that answers /announce and /scrape (BEP 3, 7, 23, 48), /plan (see
-// plan.go), /stats (JSON) and /healthz, under any prefix. It is safe for concurrent use.
+// plan.go), /records (see shelfwire.go), /stats (JSON) and /healthz, under any prefix. It is safe for concurrent use.
 type Server struct {
 	rules
 	log     *slog.Logger
@@ -47,7 +50,11 @@ type Server struct {
 
 	maxConns int
 	plain    *plainStore // peers that do not plan
-	connKey  [16]byte    // of connection ids (UDP)
+	shelf    *shelf      // what is known of images
+	meter    *meter      // of those who ask for it
+	epoch    int64       // of the shelf
+	merge    func([][]byte) []byte
+	connKey  [16]byte // of connection ids (UDP)
 
 	mu     sync.RWMutex // guards rooms; taken before a room's mu, held only to find or drop a room
 	rooms  map[key]*room
@@ -84,6 +91,10 @@ func NewServer(o ServerOptions) *Server {
 		log:   o.Log, began: time.Now(), closing: make(chan struct{}), maxConns: o.MaxConns, connKey: newConnKey(), rooms: map[key]*room{},
 		makePlanner: newPlanner,
 	}
+	if s.merge = o.Merge; s.merge == nil {
+		s.merge = func(all [][]byte) []byte { return all[len(all)-1] }
+	}
+	s.shelf, s.meter, s.epoch = newShelf(), newMeter(), newEpoch()
 	s.plain = newPlainStore(s.began, 2*s.interval, o.MaxPeers)
 	if o.State != nil {
 		s.commons = newCommons(s, o.State)
@@ -138,6 +149,8 @@ func (s *Server) clean() {
 		case <-tick.C:
 		}
 		s.plain.sweep(time.Now())
+		s.shelf.sweep(time.Now())
+		s.meter.sweep(time.Now())
 		s.mu.RLock()
 		rooms := maps.Clone(s.rooms)
 		s.mu.RUnlock()
@@ -257,6 +270,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveScrape(w, r)
 	case "plan":
 		s.servePlan(w, r)
+	case "records":
+		s.serveRecords(w, r)
 	case "stats":
 		s.serveStats(w)
 	case "healthz":

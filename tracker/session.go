@@ -205,16 +205,21 @@ func NewSession(o SessionOptions) *Session {
 	}
 	if s.client == nil {
 		s.own = true
-		dialer := net.Dialer{Timeout: dialLimit}
-		s.client = &http.Client{Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSHandshakeTimeout: 2 * dialLimit,
-			MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true, ForceAttemptHTTP2: true,
-		}}
+		s.client = newClient()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	s.done.Go(func() { s.run(ctx) })
 	return s
+}
+
+// newClient is a client that keeps connections to trackers.
+func newClient() *http.Client {
+	dialer := net.Dialer{Timeout: dialLimit}
+	return &http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSHandshakeTimeout: 2 * dialLimit,
+		MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true, ForceAttemptHTTP2: true,
+	}}
 }
 
 // newSession is a session that does nothing yet. seq is where its sequence numbers begin.

@@ -22,6 +22,7 @@ type serverStats struct {
 	Members       int          `json:"members"`
 	Nodes         int          `json:"nodes"`
 	Blocked       int          `json:"blocked"`           // entries of the blocklist
+	Records       shelfStats   `json:"records"`           // of images
 	Sharing       *sharing     `json:"sharing,omitempty"` // absent: all is in memory
 	Listed        []swarmStats `json:"list"`
 }
@@ -53,7 +54,8 @@ func (all *serverStats) keep() {
 func (s *Server) serveStats(w http.ResponseWriter) {
 	all := serverStats{
 		UptimeSeconds: int64(time.Since(s.began).Seconds()), Announces: s.announces.Load(), Plans: s.plans.Load(), Refused: s.refused.Load(),
-		Listed: []swarmStats{},
+		Records: s.shelf.stats(),
+		Listed:  []swarmStats{},
 	}
 	if b := s.blocked.Load(); b != nil {
 		all.Blocked = b.Len()

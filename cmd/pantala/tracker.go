@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/image/profile"
 	"github.com/pantala/pantala/tracker"
 )
 
@@ -24,6 +25,9 @@ over HTTP and UDP.
 
 It keeps its state in memory: after a restart, nodes tell it again what they have. Reads go on while
 it is away.
+
+For images it also keeps which files nodes say are the indexes of layers, and in which order an image
+is read when it starts, merged from what nodes have seen: at most 128 MiB, the least recent go first.
 
 Several trackers: give all nodes the same list (--tracker A,B, or srv:_pantala._tcp.example.com), and
 each swarm meets at one of them, and at another while that is away. With --state redis://… (Redis 6.2
@@ -60,7 +64,7 @@ func (a *app) trackerCommand() *cobra.Command {
 			if peers <= 0 {
 				return usagef("--max-peers must be more than zero")
 			}
-			o := tracker.ServerOptions{Interval: interval, LeaseFor: lease, MaxPeers: peers, Log: a.logger(a.stderr, conf.LogLevel)}
+			o := tracker.ServerOptions{Interval: interval, LeaseFor: lease, MaxPeers: peers, Log: a.logger(a.stderr, conf.LogLevel), Merge: profile.MergeBytes}
 			if state != "" && state != "memory" {
 				if o.State, err = tracker.ParseStateURL(state); err != nil {
 					return usagef("--state: %w", err)

@@ -9,7 +9,7 @@ import (
 )
 
 /*
-A profile in bytes:
+A profile in bytes (docs/wire.md):
 
 	magic    "ptp" and the version, 1
 	starts   uvarint: of how many starts it is made, 1 to MaxStarts

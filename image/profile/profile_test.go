@@ -15,7 +15,7 @@ import (
 	"github.com/pantala/pantala/blob"
 )
 
-// TestGolden: the bytes of the format, as docs/formats.md has them.
+// TestGolden: the bytes of the format, as docs/wire.md has them.
 func TestGolden(t *testing.T) {
 	p := &Profile{Starts: 3, Touches: []Touch{{0, 0}, {0, 1}, {5, 700}, {0, 2}, {5, 690}, {5, 691}}}
 	const want = "70747001" + "03" + "06" + "00" + "00" + "f115" + "05" + "01" + "00" + "2b" + "05" + "00" + "907be083"
