@@ -9,7 +9,7 @@ type Entry struct {
 	Link    string // target of a symbolic link, name of the first entry of a hard link; raw bytes
 	Type    byte   // typeflag of ustar: '0' file, '1' hard link, '2' symbolic link, '3' and '4' devices, '5' directory, '6' fifo; 's' socket
 	Mode    uint32 // permissions, set-id and sticky bits: 07777
-	UID     uint32
+	UID     uint32 // 2^32-1, as in chown(2): as it was
 	GID     uint32
 	Size    int64 // of a file, in bytes, holes included
 	Sec     int64 // modification time since 1970

@@ -160,13 +160,9 @@ func fields(b *[BlockSize]byte, d dialect) (e index.Entry, size int64, ok bool) 
 	return e, size, ok
 }
 
-// owner is what chown(2) makes of an id: its lower 32 bits, all ones of which leave the id as it is, root's.
-func owner(id int64) uint32 {
-	if uint32(id) == 1<<32-1 {
-		return 0
-	}
-	return uint32(id)
-}
+// owner is what chown(2) takes of an id: its lower 32 bits. All ones of them leave an owner as it was, which is for
+// image/tree to do.
+func owner(id int64) uint32 { return uint32(id) }
 
 // complete makes an entry of a header and the extensions before it.
 func (s *Scanner) complete(b *[BlockSize]byte, d dialect, size int64) error {
