@@ -112,6 +112,9 @@ func (l *loop) read(h header) {
 
 // leafOf is the file that a node id names; nil: none.
 func (m *Mounted) leafOf(node uint64) *leaf {
+	if m.devices != nil {
+		return m.devices.leafOf(node)
+	}
 	if i := (node - nodeFirst) / 2; node >= nodeFirst && i < uint64(len(m.leaves)) {
 		return m.leaves[i]
 	}

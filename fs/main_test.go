@@ -18,6 +18,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "server":
 		os.Exit(serverMain())
+	case "devices":
+		os.Exit(devicesMain())
 	case "reader":
 		os.Exit(readerMain(os.Args[1:]))
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/pantala/pantala/blob"
@@ -72,6 +73,7 @@ type Options struct {
 	Passthrough bool         // let the kernel read a complete file itself, where it can
 	Log         *slog.Logger // nil: none
 	FSName      string       // device in the mount table; "": the source
+	Direct      bool         // of [MountDevices]: reads go past the page cache, for what keeps a cache of its own
 }
 
 // DefaultReadAhead is the readahead of a mount in bytes: one READ of the largest size. Sequential reading of a
@@ -88,8 +90,9 @@ func Defaults() Options {
 type Mounted struct {
 	// Constant once Mount has returned.
 	dir        string
-	leaves     []*leaf // as the entries of the tree; nil where an entry is no file
-	single     bool    // one file, whose completion is waited for
+	leaves     []*leaf     // as the entries of the tree; nil where an entry is no file
+	devices    *deviceTree // not nil: files come and go, and leaves is not used
+	single     bool        // one file, whose completion is waited for
 	opt        Options
 	log        *slog.Logger
 	fd         int    // /dev/fuse; closed by the closer after everybody who writes to it
@@ -136,6 +139,19 @@ func mount(ctx context.Context, dir string, files []TreeFile, top File, o Option
 	if err := checkTree(files); err != nil {
 		return nil, err
 	}
+	source := cmp.Or(o.FSName, publicSource(top.Source), fsSubtype)
+	return mountFS(ctx, dir, source, o, func(m *Mounted) fuse.RawFileSystem {
+		tree := newTree(m, files, top, uint32(os.Geteuid()), uint32(os.Getegid()))
+		for _, e := range tree.entries {
+			m.leaves = append(m.leaves, e.leaf)
+		}
+		m.single = tree.alone || tree.asFile
+		return tree
+	})
+}
+
+// mountFS mounts on dir the file system that newFS makes.
+func mountFS(ctx context.Context, dir, source string, o Options, newFS func(*Mounted) fuse.RawFileSystem) (*Mounted, error) {
 	path, err := checkDir(dir, o.AsFile, nil)
 	if err != nil {
 		return nil, err
@@ -145,28 +161,14 @@ func mount(ctx context.Context, dir string, files []TreeFile, top File, o Option
 		return nil, err
 	}
 	defer release()
-	o = o.withDefaults()
-	m := &Mounted{
-		dir: path, opt: o, log: o.Log,
-		lot:   lot{reads: map[uint64]*parked{}},
-		nudge: make(chan struct{}, 1), dead: make(chan struct{}), done: make(chan struct{}),
-	}
-	source := o.FSName
-	if source == "" {
-		source = cmp.Or(publicSource(top.Source), fsSubtype)
-	}
-	at, err := attach(ctx, path, o.AsFile, o.AllowOther, source)
+	m := newMounted(path, o)
+	at, err := attach(ctx, path, o.AsFile, m.opt.AllowOther, source)
 	if err != nil {
 		return nil, err
 	}
 	m.fd, m.privileged = at.fd, at.privileged
-	tree := newTree(m, files, top, uint32(os.Geteuid()), uint32(os.Getegid()))
-	for _, e := range tree.entries {
-		m.leaves = append(m.leaves, e.leaf)
-	}
-	m.single = tree.alone || tree.asFile
 	// Passthrough needs CAP_SYS_ADMIN; without it, negotiating it would only forbid to stack on this mount.
-	m.proto = newProtocol(tree, o.Passthrough && at.privileged, m.panicked, m.log)
+	m.proto = newProtocol(newFS(m), o.Passthrough && at.privileged, m.panicked, m.log)
 	if err := m.start(ctx); err != nil {
 		// Closing the last descriptor of the connection kills it, after which the mount point lets go of it.
 		unix.Close(m.fd)
@@ -179,6 +181,15 @@ func mount(ctx context.Context, dir string, files []TreeFile, top File, o Option
 		m.setReadAhead()
 	}
 	return m, nil
+}
+
+func newMounted(path string, o Options) *Mounted {
+	o = o.withDefaults()
+	return &Mounted{
+		dir: path, opt: o, log: o.Log,
+		lot:   lot{reads: map[uint64]*parked{}},
+		nudge: make(chan struct{}, 1), dead: make(chan struct{}), done: make(chan struct{}),
+	}
 }
 
 // checkTree refuses what no directory can hold, and what would be read outside its blob. That no path is there

@@ -26,26 +26,32 @@ type reader struct {
 // read starts a reader and returns once it has opened the file.
 func (m *mounted) read(mode string, off int64) *reader {
 	m.t.Helper()
-	r := &reader{t: m.t}
-	r.cmd = exec.Command(testBinary(m.t), mode, m.path, fmt.Sprint(off))
+	return startReader(m.t, mode, m.path, off)
+}
+
+// startReader starts a process that reads path.
+func startReader(t testing.TB, mode, path string, off int64) *reader {
+	t.Helper()
+	r := &reader{t: t}
+	r.cmd = exec.Command(testBinary(t), mode, path, fmt.Sprint(off))
 	r.cmd.Dir = "/"
 	r.cmd.Env = append(os.Environ(), roleEnv+"=reader", "GORACE=atexit_sleep_ms=0")
 	r.cmd.Stderr = os.Stderr
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := r.cmd.StdoutPipe()
 	if err != nil {
-		m.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := r.cmd.Start(); err != nil {
-		m.t.Fatal(err)
+		t.Fatal(err)
 	}
 	r.lines = bufio.NewScanner(out)
-	m.t.Cleanup(func() {
+	t.Cleanup(func() {
 		r.cmd.Process.Kill()
 		r.cmd.Wait()
 	})
 	if line := r.line(); line != "open" {
-		m.t.Fatalf("reader: %s", line)
+		t.Fatalf("reader: %s", line)
 	}
 	return r
 }

@@ -52,7 +52,7 @@ type answer struct {
 var classes = map[string]error{
 	"busy": ErrBusy, "stale": ErrStale, "mountpoint": ErrMountPoint, "notmounted": ErrNotMounted, "prerequisite": ErrPrerequisite,
 	"notfound": blob.ErrNotFound, "denied": blob.ErrDenied, "unavailable": blob.ErrUnavailable, "corrupt": blob.ErrCorrupt,
-	"changed": blob.ErrChanged, "nospace": blob.ErrNoSpace, "closed": blob.ErrClosed, "canceled": context.Canceled,
+	"changed": blob.ErrChanged, "nospace": blob.ErrNoSpace, "closed": blob.ErrClosed, "invalid": blob.ErrInvalid, "canceled": context.Canceled,
 	"deadline": context.DeadlineExceeded, "other": errTest,
 }
 

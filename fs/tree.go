@@ -61,7 +61,7 @@ type entry struct {
 // tree is the file system that go-fuse calls for everything but READ. It counts no lookups, and has no state per
 // handle. Whatever would write is EROFS: the mount is read-only, but root may remount it.
 type tree struct {
-	fuse.RawFileSystem
+	readOnly
 
 	// Constant.
 	m       *Mounted
@@ -70,12 +70,11 @@ type tree struct {
 	root    *entry
 	entries []*entry
 	bytes   uint64
-	opened  *atomic.Uint64
 }
 
 // newTree lays the files out. Their paths have been checked.
 func newTree(m *Mounted, files []TreeFile, top File, uid, gid uint32) *tree {
-	t := &tree{RawFileSystem: fuse.NewDefaultRawFileSystem(), m: m, asFile: m.opt.AsFile, opened: &m.rare.passthroughOpens}
+	t := &tree{readOnly: newReadOnly(), m: m, asFile: m.opt.AsFile}
 	when := top.ModTime
 	if when.IsZero() {
 		when = time.Now()
@@ -163,8 +162,6 @@ func (t *tree) entry(e *entry, out *fuse.EntryOut) {
 	out.SetAttrTimeout(cacheFor)
 }
 
-func (t *tree) String() string { return fsSubtype }
-
 // isDir reports whether e is a directory.
 func (e *entry) isDir() bool { return e != nil && e.attr.Mode&unix.S_IFMT == unix.S_IFDIR }
 
@@ -199,14 +196,6 @@ func (t *tree) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Statu
 	return []byte(e.link), fuse.OK
 }
 
-// Access answers access(2) and chdir(2); permission bits are the kernel's business (default_permissions).
-func (t *tree) Access(_ <-chan struct{}, in *fuse.AccessIn) fuse.Status {
-	if in.Mask&unix.W_OK != 0 {
-		return fuse.EROFS
-	}
-	return fuse.OK
-}
-
 func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0 {
 		return fuse.EROFS
@@ -219,58 +208,61 @@ func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	out.OpenFlags = fuse.FOPEN_NOFLUSH
 	switch {
 	case t.alone && in.NodeId == nodeAlone:
-		t.pass(e.leaf, out)
+		t.m.pass(e.leaf, out)
 	case t.alone:
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 	default:
-		t.openOne(e.leaf, out)
+		t.m.openOne(e.leaf, !t.asFile, false, out)
 	}
 	return fuse.OK
 }
 
-func (t *tree) pass(f *leaf, out *fuse.OpenOut) {
+// pass opens a file that the kernel reads itself.
+func (m *Mounted) pass(f *leaf, out *fuse.OpenOut) {
 	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
 	out.BackingID = f.backing.Load()
-	t.opened.Add(1)
+	m.rare.passthroughOpens.Add(1)
 }
 
 // openOne opens a file that has one node, which cannot change. The kernel refuses to pass an inode through while
 // anybody has it open through the page cache, and to cache it while somebody has it passed through; either makes
 // open(2) fail with EIO. So the first open that is passed through waits until all cached ones have been released,
-// and after it all are. (Direct IO, which may go over to passthrough at any time, is no way out: a shared mapping of
-// such a file counts as cached, the kernel does not tell us of it, and each mmap(2) of it waits for page faults of
-// others.)
-func (t *tree) openOne(f *leaf, out *fuse.OpenOut) {
+// and after it all are. (Direct IO, which may go over to passthrough at any time, is no way out for files that
+// programs open: a shared mapping of such a file counts as cached, the kernel does not tell us of it, and each mmap(2)
+// of it waits for page faults of others. For devices that only a file system above reads, it is.)
+func (m *Mounted) openOne(f *leaf, mayPass, direct bool, out *fuse.OpenOut) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.backing.Load() == 0 && f.cached == 0 && !f.refused && !t.asFile && f.whole() && f.blob.Complete() {
-		f.refused = !t.m.registerBacking(f)
+	if f.backing.Load() == 0 && f.cached == 0 && !f.refused && mayPass && f.whole() && f.blob.Complete() {
+		f.refused = !m.registerBacking(f)
 	}
-	if f.backing.Load() != 0 && (f.passing || f.cached == 0) {
+	switch {
+	case f.backing.Load() != 0 && (f.passing || f.cached == 0):
 		f.passing = true
-		t.pass(f, out)
-		return
+		m.pass(f, out)
+	case direct:
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
+	default:
+		f.cached++
+		out.Fh = fhCached
+		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 	}
-	f.cached++
-	out.Fh = fhCached
-	out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 }
 
 // Release hears of a handle after the kernel has let go of it (fuse_prepare_release), so that a count of zero
 // means that the inode is not cached by anybody.
 func (t *tree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if e := t.at(in.NodeId); in.Fh == fhCached && e != nil && e.leaf != nil {
-		e.leaf.mu.Lock()
-		defer e.leaf.mu.Unlock()
-		e.leaf.cached--
+		e.leaf.released()
 	}
 }
 
-func (t *tree) Forget(uint64, uint64)                               {}
-func (t *tree) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status    { return fuse.ENOSYS }
-func (t *tree) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status    { return fuse.OK }
-func (t *tree) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.OK }
-func (t *tree) ReleaseDir(*fuse.ReleaseIn)                          {}
+// released counts a handle that goes through the page cache as closed.
+func (f *leaf) released() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cached--
+}
 
 func (t *tree) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
 	if !t.at(in.NodeId).isDir() {

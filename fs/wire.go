@@ -96,7 +96,10 @@ func notifyInvalEntry(fd int, parent uint64, name string) error {
 }
 
 // ioctls of /dev/fuse.
-const backingOpen = 0x4010e501 // FUSE_DEV_IOC_BACKING_OPEN, _IOW(229, 1, struct fuse_backing_map)
+const (
+	backingOpen  = 0x4010e501 // FUSE_DEV_IOC_BACKING_OPEN, _IOW(229, 1, struct fuse_backing_map)
+	backingClose = 0x4004e502 // FUSE_DEV_IOC_BACKING_CLOSE, _IOW(229, 2, uint32_t)
+)
 
 // registerBacking tells the kernel that opens of this connection may be passed through to file, and returns
 // the id by which OPEN answers name it. It needs CAP_SYS_ADMIN.
@@ -111,4 +114,13 @@ func registerBacking(fd int, file uintptr) (int32, error) {
 		return 0, errno
 	}
 	return int32(id), nil
+}
+
+// forgetBacking gives a backing id back. Files that are open keep what it stood for.
+func forgetBacking(fd int, id int32) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), backingClose, uintptr(unsafe.Pointer(&id)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
