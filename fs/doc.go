@@ -1,11 +1,12 @@
 // Package fs answers the kernel: it mounts blobs as a read-only file or tree of files, serves them from /dev/fuse
-// while bytes are still arriving, and hands each to kernel passthrough when all of it is there.
+// while bytes are still arriving, and hands each to kernel passthrough when all of it is there. [Devices] is such a
+// mount whose files come and go: the address spaces of layers, for EROFS above.
 //
 // # Words
 //
 // A request is one message that the kernel puts on /dev/fuse; its unique number names it. A parked read is a
 // READ whose bytes are absent: it waits as a [blob.Waiter] and holds no goroutine. Node ids are constants
-// (root 1, the only file 2 while it arrives and 3 once it is complete, in a tree 2+2e for entry e): nothing that
+// (root 1, the only file 2 while it arrives and 3 once it is complete, in a tree 2+2e for entry e, a device what its owner gave it): nothing that
 // a READ needs lives in handles or lookup counts, so that a successor process can answer for an open file it has
 // never seen. A leaf is a file of the tree: an extent of a blob, and mostly all of it.
 //
@@ -32,7 +33,8 @@
 //
 // A READ of present bytes takes none. lot.mu guards the map of parked reads and is a leaf: nothing is called while
 // it is held. leaf.mu guards the count of open handles of a file that has one node; while it is held the backing file
-// may be registered, which is an ioctl(2) that does not wait.
+// may be registered, which is an ioctl(2) that does not wait. deviceTree.change is held while a device is added, removed,
+// opened or released; it is a leaf.
 //
 // # Errors
 //

@@ -2,10 +2,12 @@ package device
 
 import (
 	"github.com/pantala/pantala/codec"
+	"github.com/pantala/pantala/codec/inflate"
 	"github.com/pantala/pantala/image/index"
 )
 
 // decoders are the codecs of spans, by index.Codec.
 var decoders = [3]codec.Span{
-	index.Stored: nil, // nothing to decode
+	index.Stored:  nil, // nothing to decode
+	index.Deflate: inflate.Span,
 }

@@ -339,12 +339,11 @@ func TestContextEnds(t *testing.T) {
 // Wrong bytes never surface: not from the source, not from the decoder; both are told with layer and span.
 func TestCorrupt(t *testing.T) {
 	l := newLayer(7, 50_000, 50_000, 50_000)
-	l.index.Spans[2].Codec = index.Zstd // panics
-	l.index.Spans[2].Window = index.Window{}
 	bad := true
 	src := &memory{bytes: l.stored, spoil: func() bool { return bad }}
 	var text bytes.Buffer
 	d := l.open(t, src, func(c *Config) { c.Name, c.Log = "layer-7", testLog(&text) })
+	d.spans[2].Codec = index.Zstd // panics
 	for off := range 3 {
 		if err := d.ReadAt(t.Context(), make([]byte, 10), int64(off)*50_000); !errors.Is(err, blob.ErrCorrupt) {
 			t.Errorf("span %d: %v", off, err)

@@ -22,7 +22,7 @@ import (
 // the stored span is the decoded one xor a byte of the window, twice over, so that stored and decoded differ in length.
 type layer struct {
 	decoded, stored []byte
-	windows         []byte
+	file            []byte // the index
 	index           *index.Index
 }
 
@@ -59,26 +59,35 @@ func newLayer(seed byte, lengths ...int) *layer {
 	for _, n := range lengths {
 		size += n
 	}
-	l := &layer{decoded: make([]byte, size), index: &index.Index{}}
+	l := &layer{decoded: make([]byte, size)}
 	rand.NewChaCha8([32]byte{seed}).Read(l.decoded)
+	var spans []index.Span
+	var windows [][]byte
 	at := int64(0)
 	for i, n := range lengths {
 		s := index.Span{Device: at, Length: int64(n), Stored: int64(len(l.stored))}
 		key := byte(i*7 + 1)
+		var window []byte
 		if i%2 == 1 {
-			s.Codec = index.Deflate
-			s.Window = index.Window{Offset: int64(len(l.windows)), Length: 1}
-			l.windows = append(l.windows, key)
+			s.Codec, window = index.Deflate, []byte{key}
 		}
 		s.Digest = index.Root(l.decoded[at : at+int64(n)])
 		e := l.encode(&s, key)
 		s.StoredLength = int64(len(e))
 		l.stored = append(l.stored, e...)
-		l.index.Spans = append(l.index.Spans, s)
+		spans, windows = append(spans, s), append(windows, window)
 		at += int64(n)
 	}
-	l.index.Size, l.index.Stored = int64(size), int64(len(l.stored))
-	l.index.Layer = blob.Hash{seed}
+	var file bytes.Buffer
+	f := index.Facts{Format: "tar", Layer: blob.Hash{seed}, Stored: int64(len(l.stored)), Size: int64(size)}
+	if _, err := index.Encode(&file, f, new(index.Entries), spans, windows); err != nil {
+		panic(err)
+	}
+	l.file = file.Bytes()
+	var err error
+	if l.index, err = index.Open(context.Background(), &memory{bytes: l.file}); err != nil {
+		panic(err)
+	}
 	return l
 }
 
@@ -150,7 +159,7 @@ func (l *layer) open(t testing.TB, stored blob.ReaderAt, change func(*Config)) *
 }
 
 func (l *layer) tryOpen(path string, stored blob.ReaderAt, change func(*Config)) (*Device, error) {
-	c := Config{Index: l.index, Windows: &memory{bytes: l.windows}, Stored: stored, Path: path, Pool: NewPool(PoolOptions{})}
+	c := Config{Index: l.index, Windows: &memory{bytes: l.file}, Stored: stored, Path: path, Pool: NewPool(PoolOptions{})}
 	if change != nil {
 		change(&c)
 	}
