@@ -6,9 +6,9 @@
 //
 // A request is one message that the kernel puts on /dev/fuse; its unique number names it. A parked read is a
 // READ whose bytes are absent: it waits as a [blob.Waiter] and holds no goroutine. Node ids are constants
-// (root 1, the only file 2 while it arrives and 3 once it is complete, in a tree 2+2e for entry e, a device what its owner gave it): nothing that
-// a READ needs lives in handles or lookup counts, so that a successor process can answer for an open file it has
-// never seen. A leaf is a file of the tree: an extent of a blob, and mostly all of it.
+// (root 1, the only file 2 while it arrives and 3 once it is complete, in a tree 2+2e for entry e, a device what
+// its owner gave it): nothing that a READ needs lives in handles or lookup counts, so that a successor process can
+// answer for an open file it has never seen. A leaf is a file of the tree: an extent of a blob, and mostly all of it.
 //
 // # Place
 //
