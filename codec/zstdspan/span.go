@@ -29,6 +29,10 @@ func Span(dst, src []byte, bit uint8, window []byte) error {
 	}
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
+	return r.span(dst, src, window)
+}
+
+func (r *reader) span(dst, src, window []byte) error {
 	if window == nil {
 		return r.frames(dst, src)
 	}
