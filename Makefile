@@ -12,7 +12,7 @@ export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 SIM_NODES ?= 10000
-.PHONY: help build demo test check race sim fuzz bench bench-rivals e2e install clean
+.PHONY: help build demo demo-image test check race sim fuzz bench bench-rivals e2e install clean
 
 help: ## list these targets
 	@printf 'make <target>:\n\n'
@@ -25,6 +25,10 @@ build: ## the program, one static binary: bin/pantala
 demo: build ## origin, tracker and two nodes on loopback share one file; cleans up after itself
 	@$(GO) build -C tools -trimpath -o ../bin/demo-origin ./demo-origin
 	@bash tools/demo.sh
+
+demo-image: build ## registry, tracker and two nodes on loopback run a program of one image before it is downloaded (root)
+	@$(GO) build -C tools -trimpath -o ../bin/demo-registry ./demo-registry
+	@bash tools/demo-image.sh
 
 test: ## all that must hold: vet, layers, unit tests, end-to-end tests (needs /dev/fuse and nginx)
 	@GO='$(GO)' bash tools/test.sh

@@ -37,6 +37,11 @@ type Config struct {
 	Tenants       map[string]Rates
 	Classes       map[string]Rates // by blob.Class
 
+	Snapshotter  string   // path of the socket on which containerd's snapshotter is served; "": none
+	CertsDir     string   // directories of hosts.toml files, by registry, separated by colons; "": those of containerd and docker
+	PlainHTTP    []string // HOST[:PORT] of registries that are spoken to without TLS; those on this machine always are
+	DockerConfig string   // directory of docker's config.json; "": as docker finds it
+
 	AllowOther  bool // other users may read the mounts
 	Passthrough bool // complete blobs are read through the kernel's FUSE passthrough
 

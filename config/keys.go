@@ -25,10 +25,12 @@ type key struct {
 var keys = []key{
 	{"allow-other", func(c *Config, v any) error { return boolean(&c.AllowOther, v) }},
 	{"cacert", func(c *Config, v any) error { return text(&c.CACert, v) }},
+	{"certs-dir", func(c *Config, v any) error { return path(&c.CertsDir, v) }},
 	{"classes", func(c *Config, v any) error { return classes(&c.Classes, v) }},
 	{"compress", func(c *Config, v any) error { return onOff(&c.Compress, v) }},
 	{"dht", func(c *Config, v any) error { return onOff(&c.DHT, v) }},
 	{"dht-bootstrap", func(c *Config, v any) error { return addresses(&c.Bootstrap, v) }},
+	{"docker-config", func(c *Config, v any) error { return path(&c.DockerConfig, v) }},
 	{"download-limit", func(c *Config, v any) error { return size(&c.DownloadLimit, v, 0) }},
 	{"fill", func(c *Config, v any) error { return oneOf(&c.Fill, v, "never", "idle", "eager") }},
 	{"hard", func(c *Config, v any) error { return boolean(&c.Hard, v) }},
@@ -39,8 +41,10 @@ var keys = []key{
 	{"origin-limit", func(c *Config, v any) error { return size(&c.OriginLimit, v, 0) }},
 	{"passthrough", func(c *Config, v any) error { return boolean(&c.Passthrough, v) }},
 	{"pex", func(c *Config, v any) error { return onOff(&c.PEX, v) }},
+	{"plain-http", func(c *Config, v any) error { return hosts(&c.PlainHTTP, v) }},
 	{"quota", func(c *Config, v any) error { return size(&c.Quota, v, 0) }},
 	{"role", func(c *Config, v any) error { return oneOf(&c.Role, v, Peer, Seed) }},
+	{"snapshotter", func(c *Config, v any) error { return path(&c.Snapshotter, v) }},
 	{"state", func(c *Config, v any) error { return text(&c.State, v) }},
 	{"strict", func(c *Config, v any) error { return boolean(&c.Strict, v) }},
 	{"tenants", func(c *Config, v any) error { return tenants(&c.Tenants, v) }},
@@ -66,6 +70,15 @@ func text(to *string, v any) error {
 	}
 	*to = s
 	return nil
+}
+
+// path is text that may be empty, which means what holds by default.
+func path(to *string, v any) error {
+	if v == "" {
+		*to = ""
+		return nil
+	}
+	return text(to, v)
 }
 
 func boolean(to *bool, v any) error {
@@ -153,6 +166,21 @@ func addresses(to *[]string, v any) error {
 		host, port, err := net.SplitHostPort(s)
 		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" {
 			return fmt.Errorf("%q is not HOST:PORT, such as router.example.org:6881", s)
+		}
+	}
+	*to = all
+	return nil
+}
+
+// hosts are registries: HOST or HOST:PORT.
+func hosts(to *[]string, v any) error {
+	all, err := list(v)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s == "" || strings.ContainsAny(s, "/ @") {
+			return fmt.Errorf("%q is not HOST or HOST:PORT, such as registry.example.org:5000", s)
 		}
 	}
 	*to = all

@@ -23,6 +23,9 @@ func (c Config) Whole() map[string]string {
 		"lsd":            c.LSD,
 		"dht":            onOffWord(c.DHT),
 		"dht-bootstrap":  strings.Join(c.Bootstrap, ","),
+		"plain-http":     strings.Join(c.PlainHTTP, ","),
+		"certs-dir":      c.CertsDir,
+		"docker-config":  c.DockerConfig,
 	}
 }
 

@@ -90,6 +90,10 @@ type MountRequest struct {
 	AsFile        bool  `json:"as_file,omitempty"`
 	AllowOther    *bool `json:"allow_other,omitempty"`
 	NoPassthrough bool  `json:"no_passthrough,omitempty"`
+	// Platform and ReadWrite are of an image: "os/arch[/variant]" to choose of its index, "" for this machine's; and
+	// whether it can be written to, which is forgotten when it is unmounted.
+	Platform  string `json:"platform,omitempty"`
+	ReadWrite bool   `json:"read_write,omitempty"`
 	// Expect are settings of the whole node that the command was given; the node refuses the request when it
 	// runs with others.
 	Expect []Setting `json:"expect,omitempty"`

@@ -43,6 +43,17 @@ func Mounts() ([]MountInfo, error) {
 	return ours, nil
 }
 
+// Below are all mounts, of whatever type, at or below the directory dir, oldest first. Nothing below it is touched.
+func Below(dir string) ([]MountInfo, error) {
+	all, err := mountTable()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(i MountInfo) bool {
+		return i.Dir != dir && !strings.HasPrefix(i.Dir, strings.TrimSuffix(dir, "/")+"/")
+	}), nil
+}
+
 func mountTable() ([]MountInfo, error) {
 	b, err := os.ReadFile(mountInfoPath)
 	if err != nil {

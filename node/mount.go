@@ -47,11 +47,17 @@ func (n *Node) Mount(ctx context.Context, r control.MountRequest) (reply control
 	if !filepath.IsAbs(r.Dir) {
 		return reply, fmt.Errorf("%w directory %q: not an absolute path", blob.ErrInvalid, r.Dir)
 	}
+	r.Dir = filepath.Clean(r.Dir)
+	if IsImage(r.Source) {
+		return n.mountImage(ctx, r)
+	}
+	if r.Platform != "" || r.ReadWrite {
+		return reply, fmt.Errorf("%w: --platform and --rw are for images (oci://): leave them out", blob.ErrInvalid)
+	}
 	want, err := ParseDigest(r.Digest)
 	if err != nil {
 		return reply, err
 	}
-	r.Dir = filepath.Clean(r.Dir)
 	if err := n.noticeLazy(r.Dir); err != nil {
 		return reply, err
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -40,6 +41,7 @@ type Node struct {
 	swarm   *swarm.Node
 	origin  *origin.Client
 	finders finders
+	images  atomic.Pointer[images] // set when the first image is asked for
 	limits  *limits
 	stop    chan struct{}   // closed by Stop, or when idle for long enough
 	asking  context.Context // ends when Close begins: requests under way give up
@@ -177,6 +179,9 @@ func (n *Node) Close(ctx context.Context) error {
 		})
 	}
 	all.Wait()
+	if s := n.images.Load(); s != nil {
+		errs = append(errs, s.close(ctx))
+	}
 	for _, s := range shares {
 		n.release(s.live)
 	}
@@ -218,6 +223,9 @@ func (n *Node) end() {
 
 // isIdle reports whether nobody would miss the node. Needs mu.
 func (n *Node) isIdle() bool {
+	if s := n.images.Load(); s != nil && s.busy() {
+		return false
+	}
 	return n.busy == 0 && len(n.mounts) == 0 && len(n.detached) == 0 && len(n.shares) == 0
 }
 

@@ -45,6 +45,9 @@ func (n *Node) Status(context.Context) (control.Status, error) {
 		s.Shares = append(s.Shares, out)
 		n.addPeers(&s, sh.live, seen)
 	}
+	if images := n.images.Load(); images != nil {
+		images.addStatus(&s, seen)
+	}
 	slices.SortFunc(s.Mounts, func(a, b control.Mount) int { return cmp.Compare(a.Dir, b.Dir) })
 	slices.SortFunc(s.Shares, func(a, b control.Share) int { return cmp.Compare(a.Source, b.Source) })
 	slices.SortFunc(s.Peers, func(a, b control.Peer) int {

@@ -29,6 +29,9 @@ const (
 // has a file of it open reads on what is present, and the blob is released when they have closed it.
 func (n *Node) Unmount(ctx context.Context, dir string, force bool) error {
 	dir = filepath.Clean(dir)
+	if mine, err := n.unmountImage(ctx, dir, force); mine {
+		return err
+	}
 	n.mu.Lock()
 	m := n.mounts[dir]
 	var state string

@@ -52,6 +52,8 @@ func (a *app) daemonCommand() *cobra.Command {
 	f.String("quota", "", "how much the cache may hold, such as 20GiB; what was not used for longest goes (default no bound)")
 	f.String("memory", "", "transfer buffers (default 64MiB)")
 	f.String("fill", "", "for mounts that do not say: never, idle or eager (default idle)")
+	f.String("snapshotter", "", "serve containerd's snapshotter on this unix socket: see pantala setup containerd")
+	addRegistries(f)
 	addPlace(f)
 	addLimits(f)
 	addDiscovery(f)

@@ -75,6 +75,13 @@ func addPlace(flags *pflag.FlagSet) {
 	flags.String("role", "", "peer, or seed: fetch all of what is mounted or shared here at once (--fill eager, unless --fill says otherwise), and be the one that reads it from the origin while others want it too; give a seed a large --quota (default peer)")
 }
 
+// addRegistries adds the flags that say how registries of images are spoken to.
+func addRegistries(flags *pflag.FlagSet) {
+	flags.String("plain-http", "", "registries that are spoken to without TLS, HOST[:PORT], separated by commas; those on this machine always are")
+	flags.String("certs-dir", "", "directories of hosts.toml files, with mirrors and certificates of registries, separated by colons (default /etc/containerd/certs.d:/etc/docker/certs.d)")
+	flags.String("docker-config", "", "directory of docker's config.json, with credentials (default $DOCKER_CONFIG, else ~/.docker)")
+}
+
 // addDiscovery adds the flags that say where peers are looked for beside trackers, and how they are spoken with.
 func addDiscovery(flags *pflag.FlagSet) {
 	flags.String("compress", "", "on or off: between peers of ours, compress what gets shorter when the link is slow (default on)")

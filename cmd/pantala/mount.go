@@ -16,10 +16,13 @@ import (
 
 const mountLong = `Mount SOURCE at DIR and return as soon as the mount answers; the bytes come when they are read.
 
-SOURCE is an http://, https:// or file:// URL, a magnet: link, or a .torrent (a path or URL that ends
-so). DIR is an empty directory, in which the blob appears under its own name; with --as-file it is a
+SOURCE is an http://, https:// or file:// URL, a magnet: link, a .torrent (a path or URL that ends
+so), or a container image, oci://HOST/NAME[:TAG|@DIGEST]. DIR is an empty directory, in which the blob appears under its own name; with --as-file it is a
 file, which becomes the blob. The files of a torrent that has several appear below DIR. The path of
 the blob, or DIR, is printed.
+
+Of an image, DIR becomes the root file system, read-only or with --rw. Credentials are those of
+docker login, mirrors those of /etc/containerd/certs.d.
 
 The work is done by a daemon in the background, one per --state directory. It is started when none
 runs, and stops by itself 30 seconds after its last mount is gone. --quota, --memory and --listen
@@ -30,6 +33,7 @@ const mountExample = `  pantala mount https://host/model.bin /mnt/model
   pantala mount --tracker http://10.0.0.1:7700/announce --listen 10.0.0.2:6881 https://host/model.bin /mnt/model
   pantala mount --tracker http://10.0.0.1:7700/announce 'magnet:?xt=urn:btmh:1220…' /mnt/data
   pantala mount --fill never data.torrent /mnt/data
+  pantala mount --platform linux/arm64 oci://docker.io/library/python:3.13 /mnt/python
   pantala mount --as-file --fill eager https://host/disk.img ./disk.img
   pantala mount -f -o timeout=5s,strict https://host/model.bin /mnt/model
 
@@ -42,6 +46,8 @@ type mountFlags struct {
 	asFile        bool
 	foreground    bool
 	noPassthrough bool
+	platform      string
+	readWrite     bool
 }
 
 func (m *mountFlags) add(f *pflag.FlagSet) {
@@ -51,6 +57,9 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	m.fetchFlags.add(f, true)
 	f.Bool("allow-other", false, "other users may read the mount (always on for root)")
 	f.BoolVar(&m.noPassthrough, "no-passthrough", false, "answer reads of complete blobs ourselves instead of letting the kernel do it")
+	f.StringVar(&m.platform, "platform", "", "of an image: os/arch[/variant] (default this machine's)")
+	f.BoolVar(&m.readWrite, "rw", false, "of an image: it can be written to; what was written is gone when it is unmounted")
+	addRegistries(f)
 	f.String("quota", "", "how much the cache may hold, such as 20GiB; what was not used for longest goes (default no bound)")
 	f.String("memory", "", "transfer buffers of the daemon (default 64MiB)")
 }
@@ -63,7 +72,7 @@ func (m *mountFlags) request(c config.Config, source, dir string) (r control.Mou
 	if source, err = sourceURL(source); err != nil {
 		return r, err
 	}
-	r = control.MountRequest{Source: source, AsFile: m.asFile, NoPassthrough: !c.Passthrough, Expect: expect(c)}
+	r = control.MountRequest{Source: source, AsFile: m.asFile, NoPassthrough: !c.Passthrough, Platform: m.platform, ReadWrite: m.readWrite, Expect: expect(c)}
 	if c.From("allow-other") != "" {
 		r.AllowOther = &c.AllowOther
 	}

@@ -1,0 +1,298 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/image/build"
+	"github.com/pantala/pantala/image/device"
+	"github.com/pantala/pantala/image/index"
+	"github.com/pantala/pantala/metainfo"
+	"github.com/pantala/pantala/tracker"
+)
+
+// The index of a layer is a blob of its own, called by its infohash like anything that is shared, so that whoever has
+// the claim can check every block of it. Who sees all bytes of a layer first makes the index and claims at the
+// trackers that it is the layer's; the others find the claim, open the index from peers, and read of the layer only
+// what is asked for. A claim is as good as the tracker (docs/decisions/0002): --strict takes none.
+
+const (
+	// headWait bounds how long peers may take to give the head of an index.
+	headWait = 3 * time.Second
+)
+
+// knownIndex says which index a layer has.
+type knownIndex struct {
+	Digest blob.Hash        `json:"-"`
+	Root   blob.Hash        `json:"-"`
+	Size   int64            `json:"size"`
+	Trust  blob.Trust       `json:"trust"`
+	Format string           `json:"format"`
+	Sum    string           `json:"digest"` // of the index, as text
+	Top    string           `json:"root"`
+	peers  []netip.AddrPort // that may have it
+}
+
+// link is how the index is opened.
+func (k knownIndex) link() metainfo.Magnet { return NewMagnet(k.Digest, k.Size, k.Root, "", nil) }
+
+// indexed is an index that has been opened.
+type indexed struct {
+	index *index.Index
+	file  *live
+	known knownIndex
+}
+
+// knownIndexOf reads back what rememberIndex wrote; what cannot be read is not known.
+func (s *images) knownIndexOf(layer blob.Hash) (k knownIndex, ok bool) {
+	p, err := s.path("layers", layer.String())
+	if err != nil {
+		return k, false
+	}
+	raw, err := os.ReadFile(p)
+	if err != nil || json.Unmarshal(raw, &k) != nil || k.Size <= 0 {
+		return k, false
+	}
+	var e1, e2 error
+	k.Digest, e1 = blob.ParseHash(k.Sum)
+	k.Root, e2 = blob.ParseHash(k.Top)
+	return k, e1 == nil && e2 == nil
+}
+
+func (s *images) rememberIndex(layer blob.Hash, k knownIndex) {
+	k.Sum, k.Top = k.Digest.String(), k.Root.String()
+	p, err := s.path("layers", layer.String())
+	if err == nil {
+		var raw []byte
+		if raw, err = json.Marshal(k); err == nil {
+			err = replace(p, raw)
+		}
+	}
+	if err != nil {
+		s.n.log.Warn("the index of a layer is not remembered: it will be looked for again", "layer", layer, "err", err)
+	}
+}
+
+// asked is what trackers know of an image: which indexes its layers have, and what is read first. They are asked once
+// for all of it.
+type asked struct {
+	done chan struct{}
+	tracker.Found
+}
+
+// ask asks the trackers about an image, and about those of its layers whose index is not known here.
+func (s *images) ask(image blob.Hash, layers []blob.Hash) *asked {
+	a := &asked{done: make(chan struct{})}
+	if s.records == nil {
+		close(a.done)
+		return a
+	}
+	if s.n.cfg.Strict {
+		layers = nil
+	}
+	s.n.wg.Go(func() {
+		defer close(a.done)
+		found, err := s.records.Ask(s.n.asking, image, layers...)
+		if err != nil {
+			s.n.log.Info("no tracker says what it knows of an image", "image", image, "err", err)
+		}
+		a.Found = found
+	})
+	return a
+}
+
+// indexes are the claims about a layer, the most likely first.
+func (a *asked) indexes(ctx context.Context, layer blob.Hash) []tracker.IndexClaim {
+	select {
+	case <-a.done:
+		return a.Found.Indexes[layer]
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// findIndex finds an index of the layer: one that is known here, one that others claim, one that the image itself
+// brings along. nil without an error: there is none.
+func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, error) {
+	log := s.n.log.With("layer", l.desc.Digest)
+	if k, ok := s.knownIndexOf(l.desc.Digest); ok && !(s.n.cfg.Strict && k.Trust <= blob.Claimed) {
+		found, err := s.openIndex(ctx, l, k)
+		if err == nil {
+			return found, nil
+		}
+		log.Info("the index that was used last time is not here any more", "err", err)
+	}
+	for _, claim := range a.indexes(ctx, l.desc.Digest) {
+		k := knownIndex{Digest: claim.Digest, Root: claim.Root, Size: claim.Size, Trust: blob.Claimed, peers: claim.Peers}
+		found, err := s.openIndex(ctx, l, k)
+		if err == nil {
+			found.known.Format = found.index.Format
+			s.rememberIndex(l.desc.Digest, found.known)
+			return found, nil
+		}
+		log.Info("an index that somebody claims cannot be used", "index", claim.Digest, "err", err)
+	}
+	return nil, ctx.Err()
+}
+
+// maxIndexSize bounds an index, in bytes: 4 % of the largest layer that is reasonable, 25 GiB.
+const maxIndexSize = 1 << 30
+
+// openIndex opens an index from the store and from peers, and checks that it is one of this layer.
+func (s *images) openIndex(ctx context.Context, l *layer, k knownIndex) (_ *indexed, err error) {
+	if k.Size > maxIndexSize {
+		return nil, fmt.Errorf("%w: an index of %d bytes", blob.ErrInvalid, k.Size)
+	}
+	file, err := s.holdIndex(ctx, l, k, "")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.n.release(file)
+		}
+	}()
+	bounded, cancel := context.WithTimeout(ctx, headWait)
+	defer cancel()
+	x, err := index.Open(bounded, file.fetch)
+	if err != nil {
+		if bounded.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w: no peer gave it within %v", blob.ErrUnavailable, headWait)
+		}
+		return nil, err
+	}
+	switch {
+	case x.Layer != l.desc.Digest || x.Stored != l.desc.Size:
+		return nil, fmt.Errorf("%w: it is the index of another layer, sha256:%v of %d bytes", blob.ErrCorrupt, x.Layer, x.Stored)
+	case !l.desc.DiffID.IsZero() && !x.DiffID.IsZero() && x.DiffID != l.desc.DiffID:
+		return nil, fmt.Errorf("%w: it says that the layer is sha256:%v uncompressed, the image says sha256:%v", blob.ErrCorrupt, x.DiffID, l.desc.DiffID)
+	}
+	return &indexed{x, file, k}, nil
+}
+
+// holdIndex opens the blob of an index. streamed is a file that has all of it, or "".
+func (s *images) holdIndex(ctx context.Context, l *layer, k knownIndex, streamed string) (*live, error) {
+	m := k.link()
+	f := found{
+		id: m.ID(), geometry: blob.GeometryFor(k.Size), root: k.Root, digest: k.Digest, peers: k.peers, streamed: streamed,
+		meta: blockio.Meta{Source: m.Source(), Name: "index-" + l.desc.Digest.String()},
+	}
+	if err := f.geometry.Check(); err != nil {
+		return nil, err
+	}
+	// Windows of spans are read as they are needed; the whole index is small beside the layer.
+	w, err := s.n.want(f.meta.Source, control.Options{Fill: fetch.FillIdle.String()}, f)
+	if err != nil {
+		return nil, err
+	}
+	file, _, err := s.n.hold(ctx, f, w)
+	return file, err
+}
+
+// sequential reads a blob from its start.
+type sequential struct {
+	ctx  context.Context
+	from *fetch.Blob
+	at   int64
+}
+
+// Read implements io.Reader.
+func (r *sequential) Read(p []byte) (int, error) {
+	n := int(min(int64(len(p)), r.from.Size()-r.at))
+	if n == 0 {
+		return 0, io.EOF
+	}
+	if err := r.from.ReadAt(r.ctx, p[:n], r.at); err != nil {
+		return 0, err
+	}
+	r.at += int64(n)
+	return n, nil
+}
+
+// buildIndex reads the whole layer as it arrives, decodes it into the file decoded, and makes its index, which it
+// tells the trackers.
+func (s *images) buildIndex(ctx context.Context, l *layer, decoded string) (_ *indexed, err error) {
+	s.n.log.Info("nobody has an index of the layer: reading it whole", "layer", l.desc.Digest, "size", l.desc.Size)
+	d := l.desc
+	device.Remove(decoded) // whatever an earlier attempt left
+	out, err := os.OpenFile(decoded, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, control.Local(fmt.Errorf("decoded layers: %w", err))
+	}
+	defer out.Close()
+	built, err := build.Build(ctx, &sequential{ctx: ctx, from: l.stored.fetch}, build.Options{
+		Decoded: out, Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID},
+	})
+	if err != nil {
+		device.Remove(decoded)
+		return nil, err
+	}
+	s.n.learn(l.stored, d.Digest)
+	k, path, err := s.writeIndex(built)
+	if err != nil {
+		return nil, control.Local(err)
+	}
+	file, err := s.holdIndex(ctx, l, k, path)
+	if err != nil {
+		return nil, err
+	}
+	x, err := index.Open(ctx, file.fetch)
+	if err == nil {
+		err = control.Local(device.Seal(decoded))
+	}
+	if err != nil {
+		s.n.release(file)
+		return nil, err
+	}
+	s.rememberIndex(d.Digest, k)
+	return &indexed{x, file, k}, nil
+}
+
+// writeIndex writes an index to a file, which whoever opens it takes over.
+func (s *images) writeIndex(b *build.Built) (k knownIndex, path string, err error) {
+	f, err := os.CreateTemp(s.dir, "index-")
+	if err != nil {
+		return k, "", err
+	}
+	defer f.Close()
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	w := bufio.NewWriterSize(f, 1<<20)
+	size, err := b.Encode(w)
+	if err = errors.Join(err, w.Flush()); err != nil {
+		return k, "", fmt.Errorf("index: %w", err)
+	}
+	if _, err = f.Seek(0, io.SeekStart); err != nil {
+		return k, "", err
+	}
+	g := blob.GeometryFor(size)
+	sums, err := hashFile(s.n.asking, f, g, func(int64) {})
+	if err != nil {
+		return k, "", err
+	}
+	return knownIndex{Digest: sums.digest, Root: sums.root(g), Size: size, Trust: blob.Built, Format: b.Format}, f.Name(), nil
+}
+
+// vouch claims at the trackers that a layer has this index, until it is taken back.
+func (s *images) vouch(layer blob.Hash, k knownIndex) {
+	if s.records == nil {
+		return
+	}
+	if err := s.records.ClaimIndex(layer, tracker.IndexClaim{Root: k.Root, Digest: k.Digest, Size: k.Size, Trust: k.Trust}); err != nil {
+		s.n.log.Warn("no tracker knows of the index of a layer", "layer", layer, "err", err)
+	}
+}

@@ -1,0 +1,308 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/image/device"
+	"github.com/pantala/pantala/image/index"
+	"github.com/pantala/pantala/origin/registry"
+)
+
+// layer is one layer that some tree uses: its stored blob, its index, its device. All images with this layer share it.
+type layer struct {
+	image *registry.Image // of whoever opened it; says where the registry has it
+	desc  registry.Layer
+	refs  int // guarded by images.mu
+	ready chan struct{}
+	gone  chan struct{}
+
+	// Constant after ready.
+	err     error
+	stored  *live        // the compressed blob
+	index   *index.Index // nil: err is set
+	windows *live        // the blob of the index
+	device  *device.Device
+	served  bool   // the device is a file of the FUSE mount
+	path    string // of the device, as EROFS opens it
+	built   bool   // its index was built here, now
+
+	touched atomic.Pointer[map[*rootfs]func(span uint32)] // who wants to know which spans are read
+	mu      sync.Mutex                                    // guards changes of touched
+}
+
+// acquire returns a layer that is open, which it opens when nobody else has. The caller ends with releaseLayer.
+func (s *images) acquire(ctx context.Context, img *registry.Image, d registry.Layer, a *asked) (*layer, error) {
+	for {
+		s.mu.Lock()
+		l := s.layers[d.Digest]
+		if l != nil && l.refs == 0 { // it is just being closed
+			s.mu.Unlock()
+			select {
+			case <-l.gone:
+				continue
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+		first := l == nil
+		if first {
+			l = &layer{image: img, desc: d, ready: make(chan struct{}), gone: make(chan struct{})}
+			s.layers[d.Digest] = l
+		}
+		l.refs++
+		s.mu.Unlock()
+		if first {
+			// Others may wait for it, too: whoever came first does not take it with him when he goes.
+			s.n.wg.Go(func() {
+				defer close(l.ready)
+				l.err = s.open(s.n.asking, l, a)
+			})
+		}
+		select {
+		case <-l.ready:
+		case <-ctx.Done():
+			s.releaseLayer(l)
+			return nil, context.Cause(ctx)
+		}
+		if l.err != nil {
+			s.releaseLayer(l)
+			return nil, fmt.Errorf("layer sha256:%v: %w", d.Digest, l.err)
+		}
+		return l, nil
+	}
+}
+
+// open makes a layer readable: stored blob, index, device.
+func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
+	if err := s.openStored(ctx, l); err != nil {
+		return err
+	}
+	found, err := s.findIndex(ctx, l, a)
+	if err != nil {
+		return err
+	}
+	decoded, err := s.path("decoded", l.desc.Digest.String())
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		if found, err = s.buildIndex(ctx, l, decoded); err != nil {
+			return err
+		}
+		l.built = true
+	}
+	l.index, l.windows = found.index, found.file
+	for p, h := range l.index.Roots {
+		trust := min(found.known.Trust, blob.Pinned)
+		if err := l.stored.store.SetRoot(uint32(p), h, trust); err != nil && !errors.Is(err, blob.ErrCorrupt) {
+			return fmt.Errorf("piece roots of the index: %w", err)
+		}
+	}
+	l.device, err = device.Open(device.Config{
+		Index: l.index, Windows: l.windows.fetch, Stored: l.stored.fetch, Path: decoded, Pool: s.decoders,
+		Timeout: l.stored.patience.timeout, Log: s.n.log, OnTouch: l.touch,
+	})
+	if err != nil {
+		return control.Local(err)
+	}
+	s.vouch(l.desc.Digest, found.known)
+	if l.device.Complete() {
+		l.path = decoded
+		return nil
+	}
+	mount, err := s.deviceMount(ctx)
+	if err != nil {
+		return err
+	}
+	id, err := s.nodeID(l.desc.Digest)
+	if err != nil {
+		return err
+	}
+	l.path, err = mount.Add(id, l.desc.Digest.String(), l.device)
+	l.served = err == nil
+	return control.Local(err)
+}
+
+// nodeID is the number of a layer's file in the FUSE mount. It stays the same for as long as the state directory
+// exists, and no other layer gets it: EROFS mounts hold on to it, whatever process answers.
+func (s *images) nodeID(digest blob.Hash) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := filepath.Join(s.dir, "nodes")
+	if s.nodes == nil {
+		s.nodes = map[string]uint64{}
+		raw, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(raw, &s.nodes)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, control.Local(fmt.Errorf("state directory: %s: %w", path, err))
+		}
+	}
+	if id, ok := s.nodes[digest.String()]; ok {
+		return id, nil
+	}
+	id := uint64(2)
+	for _, used := range s.nodes {
+		id = max(id, used+1)
+	}
+	s.nodes[digest.String()] = id
+	raw, err := json.Marshal(s.nodes)
+	if err == nil {
+		err = replace(path, raw)
+	}
+	if err != nil {
+		delete(s.nodes, digest.String())
+		return 0, control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	return id, nil
+}
+
+// openStored opens the blob of the layer as the registry has it.
+func (s *images) openStored(ctx context.Context, l *layer) error {
+	d, img := l.desc, l.image
+	f := found{
+		id: blob.DigestID(d.Digest), geometry: blob.GeometryFor(d.Size), digest: d.Digest,
+		meta: blockio.Meta{Source: img.Ref.Repository() + "@sha256:" + d.Digest.String(), Name: d.Digest.String(), Digest: "sha256:" + d.Digest.String()},
+		seed: func(*live) fetch.Origin { return s.registry.Layer(s.n.ctx, img.Ref, d) },
+	}
+	if err := f.geometry.Check(); err != nil {
+		return err
+	}
+	o := control.Options{Fill: fetch.FillNever.String()} // the device completes it, see fill
+	w, err := s.n.want(f.meta.Source, o, f)
+	if err != nil {
+		return err
+	}
+	l.stored, _, err = s.n.hold(ctx, f, w)
+	return err
+}
+
+// touch tells those who record what is read first.
+func (l *layer) touch(span uint32) {
+	if all := l.touched.Load(); all != nil {
+		for _, tell := range *all {
+			tell(span)
+		}
+	}
+}
+
+// record has tell called with every span that is read, on behalf of t; nil: no longer.
+func (l *layer) record(t *rootfs, tell func(span uint32)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := map[*rootfs]func(uint32){}
+	if old := l.touched.Load(); old != nil {
+		maps.Copy(all, *old)
+	}
+	if delete(all, t); tell != nil {
+		all[t] = tell
+	}
+	l.touched.Store(&all)
+}
+
+// releaseLayer gives an acquired layer back; the last one closes it.
+func (s *images) releaseLayer(l *layer) {
+	s.mu.Lock()
+	l.refs--
+	last := l.refs == 0
+	s.mu.Unlock()
+	if !last {
+		return
+	}
+	s.n.wg.Go(func() {
+		<-l.ready
+		s.closeLayer(l)
+		s.mu.Lock()
+		delete(s.layers, l.desc.Digest)
+		s.mu.Unlock()
+		close(l.gone)
+		s.trim()
+		s.n.rest()
+	})
+}
+
+// closeLayer stops the parts of a layer in the reverse order of open.
+func (s *images) closeLayer(l *layer) {
+	if l.served {
+		s.mu.Lock()
+		mount := s.devices
+		s.mu.Unlock()
+		if mount != nil {
+			if err := mount.Remove(l.desc.Digest.String()); err != nil {
+				s.n.log.Warn("a layer stays", "layer", l.desc.Digest, "err", err)
+			}
+		}
+	}
+	if l.device != nil {
+		if err := l.device.Close(); err != nil {
+			s.n.log.Warn("closing a layer", "layer", l.desc.Digest, "err", err)
+		}
+	}
+	if l.windows != nil {
+		if s.records != nil {
+			s.records.DropIndex(l.desc.Digest)
+		}
+		s.n.release(l.windows)
+	}
+	if l.stored != nil {
+		s.n.release(l.stored)
+	}
+}
+
+// trim removes decoded layers that nobody uses, the last used last, until the cache holds no more than its quota.
+func (s *images) trim() {
+	quota := s.n.cfg.Quota
+	if quota == 0 {
+		return
+	}
+	dir := filepath.Join(s.dir, "decoded")
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	type file struct {
+		path string
+		size int64
+		used time.Time
+	}
+	total := s.n.store.Usage().Bytes
+	var idle []file
+	s.mu.Lock()
+	for _, e := range all {
+		st, err := e.Info()
+		if err != nil {
+			continue
+		}
+		size := allocated(st)
+		total += size
+		if h, err := blob.ParseHash(e.Name()); err == nil && s.layers[h] == nil {
+			idle = append(idle, file{filepath.Join(dir, e.Name()), size, st.ModTime()})
+		}
+	}
+	s.mu.Unlock()
+	for total > quota && len(idle) > 0 {
+		oldest := 0
+		for i := range idle {
+			if idle[i].used.Before(idle[oldest].used) {
+				oldest = i
+			}
+		}
+		device.Remove(idle[oldest].path)
+		total -= idle[oldest].size
+		idle = append(idle[:oldest], idle[oldest+1:]...)
+	}
+}

@@ -1,0 +1,256 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/origin/registry"
+)
+
+// imageMount is one directory at which an image is mounted for somebody who asked by command.
+type imageMount struct {
+	s       *images
+	request control.MountRequest
+	source  string // for status
+	tree    *rootfs
+	rw      string // directory of what is written; "": read-only
+
+	// Guarded by images.mu.
+	state string // "mounting", "ready"
+}
+
+// unmountWait bounds how long an unmount is tried while the mount is in use.
+const unmountWait = 3 * time.Second
+
+// IsImage reports whether a source is a container image.
+func IsImage(source string) bool { return strings.HasPrefix(source, "oci://") }
+
+// mountImage is Mount for an image.
+func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply control.MountReply, err error) {
+	switch {
+	case r.AsFile:
+		return reply, fmt.Errorf("%w: an image is a directory: leave out --as-file", blob.ErrInvalid)
+	case r.Digest != "":
+		return reply, fmt.Errorf("%w: an image is asked for by digest in its name: oci://HOST/NAME@sha256:…", blob.ErrInvalid)
+	case os.Geteuid() != 0:
+		return reply, control.Local(errors.New("mounting an image needs root: run pantala as root"))
+	}
+	s, err := n.imageDoor()
+	if err != nil {
+		return reply, err
+	}
+	m := &imageMount{s: s, request: r, source: r.Source, state: "mounting"}
+	if err := s.reserve(m); err != nil {
+		return reply, err
+	}
+	defer func() {
+		if err != nil {
+			s.forget(m)
+		}
+	}()
+	if err := fs.CheckDir(r.Dir, false, n.cfg.State); err != nil {
+		return reply, control.Local(err)
+	}
+	img, warnings, err := s.resolve(ctx, r.Source, r.Platform, r.Options)
+	if err != nil {
+		return reply, err
+	}
+	reply.Warnings = warnings
+	if m.tree, err = s.acquireTree(ctx, img, len(img.Layers)); err != nil {
+		return reply, err
+	}
+	if err := m.show(ctx); err != nil {
+		s.releaseTree(m.tree)
+		return reply, control.Local(err)
+	}
+	s.mu.Lock()
+	m.state = "ready"
+	s.mu.Unlock()
+	n.log.Info("mounted", "source", m.source, "dir", r.Dir, "manifest", img.Manifest)
+	st := m.status()
+	reply.ID, reply.Path, reply.Size, reply.Present = st.ID, r.Dir, st.Size, st.Present
+	return reply, nil
+}
+
+// show makes the tree visible at the directory.
+func (m *imageMount) show(ctx context.Context) error {
+	if !m.request.ReadWrite {
+		return bindReadOnly(m.tree.dir, m.request.Dir)
+	}
+	rw, err := m.s.path("rw", "x")
+	if err != nil {
+		return err
+	}
+	if m.rw, err = os.MkdirTemp(filepath.Dir(rw), "mount-"); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	upper, work := filepath.Join(m.rw, "upper"), filepath.Join(m.rw, "work")
+	if err = errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(work, 0o700)); err == nil {
+		err = unix.Mount("overlay", m.request.Dir, "overlay", 0, "lowerdir="+m.tree.dir+",upperdir="+upper+",workdir="+work)
+	}
+	if err != nil {
+		os.RemoveAll(m.rw)
+		return fmt.Errorf("overlay at %s: %w", m.request.Dir, err)
+	}
+	return nil
+}
+
+// close unmounts the directory.
+func (m *imageMount) close(ctx context.Context, force bool) error {
+	ctx, cancel := context.WithTimeout(ctx, unmountWait)
+	defer cancel()
+	err := unmountDir(ctx, m.request.Dir)
+	if err != nil && force {
+		err = detachDir(m.request.Dir)
+	}
+	if err != nil {
+		return control.Local(err)
+	}
+	if m.rw != "" {
+		if err := os.RemoveAll(m.rw); err != nil {
+			m.s.n.log.Warn("what was written to an image stays on disk", "dir", m.rw, "err", err)
+		}
+	}
+	m.s.forget(m)
+	m.s.releaseTree(m.tree)
+	return nil
+}
+
+// reserve makes the directory this mount's own.
+func (s *images) reserve(m *imageMount) error {
+	s.n.mu.Lock()
+	other := s.n.mounts[m.request.Dir] != nil
+	s.n.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other || s.mounts[m.request.Dir] != nil {
+		return control.Local(fmt.Errorf("%s: something is already mounted there: pantala umount %s", m.request.Dir, m.request.Dir))
+	}
+	s.mounts[m.request.Dir] = m
+	return nil
+}
+
+func (s *images) forget(m *imageMount) {
+	s.mu.Lock()
+	if s.mounts[m.request.Dir] == m {
+		delete(s.mounts, m.request.Dir)
+	}
+	s.mu.Unlock()
+	s.n.rest()
+}
+
+// status is one line of mounts.
+func (m *imageMount) status() control.Mount {
+	out := control.Mount{Source: m.source, Dir: m.request.Dir, Name: m.tree.image.Ref.String(), State: "ready", Fill: m.s.n.cfg.Fill}
+	out.ID = "sha256:" + m.tree.image.Manifest.String()
+	out.Digest = out.ID
+	out.Complete = true
+	for _, l := range m.tree.layers {
+		t := l.stored.status()
+		out.Size += t.Size
+		out.Present += t.Present
+		out.FromPeers += t.FromPeers
+		out.FromOrigin += t.FromOrigin
+		out.Uploaded += t.Uploaded
+		st := l.device.Stats()
+		out.Waiting += st.Waiting
+		out.Errors += st.Errors
+		if t.LastError != "" {
+			out.LastError = t.LastError
+		}
+		out.Complete = out.Complete && l.device.Complete()
+		out.Peers = max(out.Peers, t.Peers)
+	}
+	return out
+}
+
+// addStatus appends the mounts of images, and the peers of their layers.
+func (s *images) addStatus(to *control.Status, seen map[blob.ID]bool) {
+	s.mu.Lock()
+	var mounts []*imageMount
+	for _, m := range s.mounts {
+		if m.state == "ready" {
+			mounts = append(mounts, m)
+		}
+	}
+	s.mu.Unlock()
+	for _, m := range mounts {
+		to.Mounts = append(to.Mounts, m.status())
+		for _, l := range m.tree.layers {
+			s.n.addPeers(to, l.stored, seen)
+		}
+	}
+}
+
+// unmountImage is Unmount for an image; false: none is mounted there.
+func (n *Node) unmountImage(ctx context.Context, dir string, force bool) (bool, error) {
+	s := n.images.Load()
+	if s == nil {
+		return false, nil
+	}
+	s.mu.Lock()
+	m := s.mounts[dir]
+	state := ""
+	if m != nil {
+		state = m.state
+	}
+	s.mu.Unlock()
+	switch {
+	case m == nil:
+		return false, nil
+	case state == "mounting":
+		return true, control.Local(fmt.Errorf("%s is only being mounted: try again in a moment", dir))
+	}
+	return true, m.close(ctx, force)
+}
+
+// imageDoor returns what the node knows of images, which it begins to know now.
+func (n *Node) imageDoor() (*images, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return nil, fmt.Errorf("%w: the node is being stopped", blob.ErrClosed)
+	}
+	if s := n.images.Load(); s != nil {
+		return s, nil
+	}
+	s, err := n.newImages()
+	if err == nil {
+		n.images.Store(s)
+	}
+	return s, err
+}
+
+// resolve asks the registry what a reference leads to. While the registry is away, what it led to last time holds.
+func (s *images) resolve(ctx context.Context, source, platform string, o control.Options) (img *registry.Image, warnings []string, err error) {
+	ref, err := registry.Parse(source)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := registry.ParsePlatform(platform)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.resolveTimeout(o))
+	defer cancel()
+	if img, err = s.registry.Resolve(ctx, ref, p); err != nil {
+		return nil, nil, err
+	}
+	if img.Stale {
+		warnings = append(warnings, fmt.Sprintf("the registry does not answer: using what %s was last time, sha256:%v", ref, img.Manifest))
+	}
+	if len(img.Layers) == 0 {
+		return nil, nil, fmt.Errorf("%w: %s has no layers", blob.ErrInvalid, ref)
+	}
+	return img, warnings, nil
+}

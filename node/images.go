@@ -1,0 +1,181 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/image/device"
+	"github.com/pantala/pantala/origin/registry"
+	"github.com/pantala/pantala/tracker"
+)
+
+// A container image is a list of layers. Each layer is a blob like any other: in the store, in a swarm, with the
+// registry as its origin. Beside it stands its index (imageindex.go), a small blob that says what is in the layer and
+// how any part of it is decoded alone; and a device (imagelayer.go), its decoded address space, which arrives span by
+// span. The entries of all layers are merged into one tree, whose metadata the kernel mounts as EROFS over the devices
+// (imagetree.go). Who wants a tree is either a mount (imagemount.go) or containerd's snapshotter (imagedoor.go); both
+// get the same one.
+
+// images is what a node knows of container images. Nothing of it exists before the first image is asked for.
+type images struct {
+	n        *Node
+	dir      string // of everything below
+	registry *registry.Client
+	decoders *device.Pool
+
+	records *tracker.Records // nil: no tracker
+
+	mu      sync.Mutex
+	layers  map[blob.Hash]*layer // by digest of the stored blob
+	trees   map[blob.Hash]*rootfs
+	mounts  map[string]*imageMount        // by directory
+	held    map[string]map[string]*rootfs // by manifest and directory: for containerd
+	devices *fs.Devices                   // nil: not mounted yet
+	nodes   map[string]uint64             // see nodeID; nil: not read yet
+	closing bool                          // nothing is held for containerd any more
+}
+
+// imagesDir is the directory of what is kept of images in a state directory. It holds:
+//
+//	manifests/   what references led to, so that an image starts again while its registry is away
+//	layers/      which index a layer has
+//	decoded/     decoded layers, sparse
+//	trees/       metadata of merged trees
+//	devices/     the FUSE mount that serves incomplete layers
+//	mnt/         the mounted trees
+//	profiles/    what was read first of an image
+//	snapshots/   of containerd
+//	rw/          what was written to images mounted with --rw
+func imagesDir(state string) string { return filepath.Join(state, "images") }
+
+// newImages builds what images need. It makes no request and no mount.
+func (n *Node) newImages() (*images, error) {
+	s := &images{
+		n: n, dir: imagesDir(n.cfg.State), layers: map[blob.Hash]*layer{}, trees: map[blob.Hash]*rootfs{},
+		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{},
+	}
+	var dirs []string
+	if d := n.cfg.DockerConfig; d != "" {
+		dirs = []string{d}
+	}
+	var err error
+	s.registry, err = registry.New(registry.Options{
+		CACert: n.cfg.CACert, Insecure: n.cfg.PlainHTTP, CertsDir: n.cfg.CertsDir, ConfigDirs: dirs, Timeout: n.cfg.Timeout, Dir: filepath.Join(imagesDir(n.cfg.State), "manifests"), Log: n.log, UserAgent: "pantala/" + n.opts.Version,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.decoders = device.NewPool(device.PoolOptions{})
+	if len(n.cfg.Trackers) > 0 {
+		addr := n.swarm.Addr()
+		s.records = tracker.NewRecords(tracker.RecordsOptions{Trackers: n.cfg.Trackers, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr), Log: n.log})
+	}
+	s.clear()
+	return s, nil
+}
+
+// path is a file or directory of images, whose parent it makes.
+func (s *images) path(elem ...string) (string, error) {
+	p := filepath.Join(append([]string{s.dir}, elem...)...)
+	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+		return "", control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	return p, nil
+}
+
+// clear takes away what a process that died left mounted. Whatever uses such a mount keeps it.
+func (s *images) clear() {
+	mounts, err := fs.Below(s.dir)
+	if err != nil {
+		s.n.log.Warn("mounts of an earlier daemon stay", "err", err)
+		return
+	}
+	for _, m := range slices.Backward(mounts) {
+		if err := detachDir(m.Dir); err != nil {
+			s.n.log.Warn("a mount of an earlier daemon stays", "dir", m.Dir, "err", err)
+		}
+	}
+}
+
+// close unmounts everything, in the reverse order in which it was made.
+func (s *images) close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	mounts := slices.Collect(maps.Values(s.mounts))
+	var held []*rootfs
+	for _, trees := range s.held {
+		held = slices.AppendSeq(held, maps.Values(trees))
+	}
+	clear(s.held)
+	s.mu.Unlock()
+	var errs []error
+	for _, m := range mounts {
+		errs = append(errs, m.close(ctx, true))
+	}
+	for _, t := range held {
+		s.releaseTree(t)
+	}
+	s.mu.Lock()
+	trees, layers := slices.Collect(maps.Values(s.trees)), slices.Collect(maps.Values(s.layers))
+	s.mu.Unlock()
+	for _, t := range trees {
+		<-t.gone
+	}
+	for _, l := range layers {
+		<-l.gone
+	}
+	s.mu.Lock()
+	devices := s.devices
+	s.devices = nil
+	s.mu.Unlock()
+	if devices != nil {
+		errs = append(errs, devices.Unmount(ctx))
+	}
+	if s.records != nil {
+		errs = append(errs, s.records.Close())
+	}
+	s.registry.Close()
+	return errors.Join(errs...)
+}
+
+// deviceMount is the FUSE mount of incomplete layers, made when it is first needed.
+func (s *images) deviceMount(ctx context.Context) (*fs.Devices, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock() // mounting takes milliseconds and nobody could go on without it
+	if s.devices != nil {
+		return s.devices, nil
+	}
+	dir := filepath.Join(s.dir, "devices")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	d, err := fs.MountDevices(ctx, dir, fs.Options{Direct: true, Passthrough: s.n.cfg.Passthrough, Log: s.n.log, FSName: "pantala-layers"})
+	if err != nil {
+		return nil, control.Local(fmt.Errorf("layers cannot be served: %w", err))
+	}
+	s.devices = d
+	return d, nil
+}
+
+// busy reports whether an image is mounted or held.
+func (s *images) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mounts) > 0 || len(s.trees) > 0 || len(s.layers) > 0
+}
+
+// resolveTimeout bounds how long a registry may take to say what a reference leads to.
+func (s *images) resolveTimeout(o control.Options) time.Duration {
+	return cmp.Or(o.Timeout, s.n.cfg.Timeout)
+}

@@ -1,0 +1,257 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fs/erofs"
+	"github.com/pantala/pantala/image/tree"
+	"github.com/pantala/pantala/origin/registry"
+)
+
+// rootfs is the merged tree of the first layers of an image, mounted below the state directory. Whoever wants to see
+// it binds it, or puts an overlay on it.
+type rootfs struct {
+	key   blob.Hash
+	image *registry.Image // of whoever opened it
+	depth int
+	refs  int // guarded by images.mu
+	ready chan struct{}
+	gone  chan struct{}
+
+	// Constant after ready.
+	err    error
+	layers []*layer
+	dir    string // where it is mounted
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+// treeVersion changes when merging or writing gives another tree for the same layers.
+const treeVersion = "pantala-tree-v1"
+
+// treeKey names the tree of the first depth layers of an image.
+func treeKey(img *registry.Image, depth int) blob.Hash {
+	h := sha256.New()
+	h.Write([]byte(treeVersion))
+	for _, l := range img.Layers[:depth] {
+		h.Write(l.Digest[:])
+	}
+	return blob.Hash(h.Sum(nil))
+}
+
+// acquireTree returns a tree that is mounted. The caller ends with releaseTree.
+func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int) (*rootfs, error) {
+	if depth < 1 || depth > len(img.Layers) {
+		return nil, fmt.Errorf("%w: %s has %d layers, and %d of them are asked for", blob.ErrInvalid, img.Ref, len(img.Layers), depth)
+	}
+	key := treeKey(img, depth)
+	for {
+		s.mu.Lock()
+		t := s.trees[key]
+		if t != nil && t.refs == 0 {
+			s.mu.Unlock()
+			select {
+			case <-t.gone:
+				continue
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+		first := t == nil
+		if first {
+			t = &rootfs{key: key, image: img, depth: depth, ready: make(chan struct{}), gone: make(chan struct{})}
+			t.ctx, t.cancel = context.WithCancel(s.n.ctx)
+			s.trees[key] = t
+		}
+		t.refs++
+		s.mu.Unlock()
+		if first {
+			s.n.wg.Go(func() {
+				defer close(t.ready)
+				t.err = s.openTree(s.n.asking, t)
+			})
+		}
+		select {
+		case <-t.ready:
+		case <-ctx.Done():
+			s.releaseTree(t)
+			return nil, context.Cause(ctx)
+		}
+		if t.err != nil {
+			s.releaseTree(t)
+			return nil, t.err
+		}
+		return t, nil
+	}
+}
+
+// openTree opens the layers, merges them, and mounts the result.
+func (s *images) openTree(ctx context.Context, t *rootfs) error {
+	layers := t.image.Layers[:t.depth]
+	var unknown []blob.Hash
+	for _, d := range layers {
+		if _, ok := s.knownIndexOf(d.Digest); !ok {
+			unknown = append(unknown, d.Digest)
+		}
+	}
+	a := s.ask(t.image.Manifest, unknown)
+	var err error
+	if t.layers, err = s.acquireAll(ctx, t.image, layers, a); err != nil {
+		return err
+	}
+	meta, err := s.writeTree(t)
+	if err != nil {
+		return err
+	}
+	if t.dir, err = s.path("mnt", t.key.String()[:32]); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(t.dir, 0o755); err != nil {
+		return control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	var devices []string
+	for _, l := range t.layers {
+		devices = append(devices, l.path)
+	}
+	if err := erofs.Mount(ctx, meta, devices, t.dir); err != nil {
+		t.dir = ""
+		return control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
+	}
+	s.n.log.Info("image is readable", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
+	s.learnOrder(t)
+	return nil
+}
+
+// acquireAll acquires layers, all at the same time. The first that fails ends it; the others are given back when they
+// are there, which leaves what has been learnt of them.
+func (s *images) acquireAll(ctx context.Context, img *registry.Image, descs []registry.Layer, a *asked) ([]*layer, error) {
+	type result struct {
+		at    int
+		layer *layer
+		err   error
+	}
+	results := make(chan result, len(descs))
+	for i, d := range descs {
+		s.n.wg.Go(func() {
+			l, err := s.acquire(ctx, img, d, a)
+			results <- result{i, l, err}
+		})
+	}
+	layers := make([]*layer, len(descs))
+	for left := len(descs); left > 0; left-- {
+		r := <-results
+		layers[r.at] = r.layer
+		if r.err == nil {
+			continue
+		}
+		s.n.wg.Go(func() {
+			for range left - 1 {
+				r := <-results
+				layers[r.at] = r.layer
+			}
+			for _, l := range layers {
+				if l != nil {
+					s.releaseLayer(l)
+				}
+			}
+		})
+		return nil, r.err
+	}
+	return layers, nil
+}
+
+// writeTree merges the layers and writes the metadata, unless an earlier one did.
+func (s *images) writeTree(t *rootfs) (string, error) {
+	path, err := s.path("trees", t.key.String()+".erofs")
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	var layers []tree.Layer
+	for _, l := range t.layers {
+		layers = append(layers, tree.Layer{Name: "sha256:" + l.desc.Digest.String(), Entries: l.index.Entries(), Size: l.index.Size})
+	}
+	merged, err := tree.Merge(layers)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", t.image.Ref, err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "new-")
+	if err != nil {
+		return "", control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	_, err = erofs.Write(f, merged, erofs.Options{UUID: [16]byte(t.key[:16])})
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return "", control.Local(fmt.Errorf("metadata of %s: %w", t.image.Ref, err))
+	}
+	return path, nil
+}
+
+// releaseTree gives an acquired tree back; the last one unmounts it.
+func (s *images) releaseTree(t *rootfs) {
+	s.mu.Lock()
+	t.refs--
+	last := t.refs == 0
+	s.mu.Unlock()
+	if !last {
+		return
+	}
+	s.n.wg.Go(func() {
+		<-t.ready
+		if err := s.closeTree(context.WithoutCancel(s.n.ctx), t); err != nil {
+			s.n.log.Warn("an image stays mounted", "image", t.image.Ref, "dir", t.dir, "err", err)
+		}
+	})
+}
+
+// closeTree unmounts a tree and gives its layers back.
+func (s *images) closeTree(ctx context.Context, t *rootfs) error {
+	t.cancel()
+	t.work.Wait()
+	var err error
+	if t.dir != "" {
+		ctx, cancel := context.WithTimeout(ctx, unmountWait)
+		defer cancel()
+		if err = unmountDir(ctx, t.dir); err != nil {
+			err = errors.Join(err, detachDir(t.dir))
+		}
+		os.Remove(t.dir)
+	}
+	for _, l := range slices.Backward(t.layers) {
+		if l != nil {
+			s.releaseLayer(l)
+		}
+	}
+	s.mu.Lock()
+	delete(s.trees, t.key)
+	s.mu.Unlock()
+	close(t.gone)
+	s.n.rest()
+	return err
+}
+
+// freeTree removes what is kept of a tree that is not mounted any more.
+func (s *images) freeTree(t *rootfs) {
+	if path, err := s.path("trees", t.key.String()+".erofs"); err == nil {
+		os.Remove(path)
+	}
+	if path, err := s.profilePath(t); err == nil {
+		os.Remove(path)
+	}
+}
