@@ -19,6 +19,7 @@ var hostile = []string{
 	"blob.FuzzLeaves", "blob.FuzzTree",
 	"tracker.FuzzAnnounceReply", "tracker.FuzzPlanReply", "tracker.FuzzUDPReply",
 	"discovery.FuzzKRPC", "discovery.FuzzAnnounce",
+	"zstdspan.FuzzScan", "zstdspan.FuzzSpan",
 	"tarscan.FuzzScan", "index.FuzzOpen", "index.FuzzEntries",
 }
 

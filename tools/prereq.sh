@@ -7,6 +7,7 @@
 #   netns        network namespaces with bridges and shaped links
 #   tars         bsdtar, whose archives are read beside GNU's
 #   redis        redis-server or valkey-server: state that trackers share
+#   zstd         zstd and pzstd: other encoders of its streams
 #   gzips        pigz and igzip: other encoders of gzip files
 # Exit status 1 when something is missing.
 set -u
@@ -38,6 +39,9 @@ for need in "$@"; do
 		;;
 	tars)
 		command -v bsdtar >/dev/null || lack bsdtar "apt-get install libarchive-tools"
+		;;
+	zstd)
+		for p in zstd pzstd; do command -v "$p" >/dev/null || lack "$p" "apt-get install zstd"; done
 		;;
 	redis)
 		command -v redis-server >/dev/null || command -v valkey-server >/dev/null || lack redis-server "apt-get install redis-server"
