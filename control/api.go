@@ -25,6 +25,7 @@ type Node interface {
 	// Unshare takes back what Share did. name is an id, a path or a URL.
 	Unshare(ctx context.Context, name string) error
 	Cache
+	Profiles
 	// Limits changes what the request names, and says what holds then.
 	Limits(ctx context.Context, r LimitsRequest) (Limits, error)
 	// Stop makes the node end soon after it returned. With idle set it does so only when nothing is mounted
@@ -41,6 +42,26 @@ type Cache interface {
 	CacheRemove(ctx context.Context, name string) (Cached, error)
 	// CacheGC evicts until free more bytes would fit, and returns the bytes it freed.
 	CacheGC(ctx context.Context, free int64) (int64, error)
+}
+
+// Profiles is the part of a [Node] that looks after the orders in which images are read when they start. image is a
+// reference, or the digest of a manifest, or an unambiguous beginning of one.
+type Profiles interface {
+	// ProfileList is all that is kept, the image that was started last first, without Data.
+	ProfileList(ctx context.Context) ([]Profile, error)
+	ProfileGet(ctx context.Context, image string) (Profile, error)
+	// ProfilePut keeps a profile in place of what was recorded here; what is recorded later is merged with it.
+	ProfilePut(ctx context.Context, image string, data []byte) (Profile, error)
+}
+
+// Profile is in which order an image is read when it starts.
+type Profile struct {
+	Image  string    `json:"image"` // the digest of its manifest
+	Refs   []string  `json:"refs"`  // by which it was started, the last one first
+	Starts int       `json:"starts"`
+	Spans  int       `json:"spans"`
+	Used   time.Time `json:"used"`           // when it was recorded last
+	Data   []byte    `json:"data,omitempty"` // as image/profile writes it
 }
 
 // Options say how one blob is fetched. The zero value of a field leaves the node's own setting.

@@ -179,6 +179,21 @@ func (c *Client) CacheGC(ctx context.Context, free int64) (int64, error) {
 	return r.Freed, err
 }
 
+// ProfileList implements [Profiles].
+func (c *Client) ProfileList(ctx context.Context) ([]Profile, error) {
+	return again[[]Profile](ctx, c, "/v1/profile/ls", empty{})
+}
+
+// ProfileGet implements [Profiles].
+func (c *Client) ProfileGet(ctx context.Context, image string) (Profile, error) {
+	return again[Profile](ctx, c, "/v1/profile/get", nameRequest{Name: image})
+}
+
+// ProfilePut implements [Profiles].
+func (c *Client) ProfilePut(ctx context.Context, image string, data []byte) (Profile, error) {
+	return again[Profile](ctx, c, "/v1/profile/put", profileRequest{image, data})
+}
+
 // Limits implements [Node].
 func (c *Client) Limits(ctx context.Context, r LimitsRequest) (Limits, error) {
 	return again[Limits](ctx, c, "/v1/limits", r)

@@ -61,6 +61,15 @@ func (f *fake) CacheRemove(_ context.Context, name string) (Cached, error) {
 func (f *fake) CacheGC(_ context.Context, free int64) (int64, error) {
 	return free * 2, f.note("gc %d", free)
 }
+func (f *fake) ProfileList(context.Context) ([]Profile, error) {
+	return []Profile{{Image: "a"}}, f.note("profiles")
+}
+func (f *fake) ProfileGet(_ context.Context, image string) (Profile, error) {
+	return Profile{Image: image, Data: []byte("order")}, f.note("profile %s", image)
+}
+func (f *fake) ProfilePut(_ context.Context, image string, data []byte) (Profile, error) {
+	return Profile{Image: image}, f.note("profile %s is %s", image, data)
+}
 func (f *fake) Limits(_ context.Context, r LimitsRequest) (Limits, error) {
 	return Limits{Rates: Rates{Upload: *r.Upload}, Tenants: map[string]Rates{r.Tenant: {Origin: 1}}}, f.note("limits %s %d", r.Tenant, *r.Upload)
 }
@@ -145,6 +154,27 @@ func TestRoundTrip(t *testing.T) {
 			l, err := c.Limits(ctx, LimitsRequest{Tenant: "t", Upload: &rate})
 			if l.Upload != 5 || l.Tenants["t"].Origin != 1 {
 				t.Errorf("limits answered %+v", l)
+			}
+			return err
+		}},
+		{"profiles", func() error {
+			all, err := c.ProfileList(ctx)
+			if len(all) != 1 || all[0].Image != "a" {
+				t.Errorf("profiles: %v", all)
+			}
+			return err
+		}},
+		{"profile i", func() error {
+			p, err := c.ProfileGet(ctx, "i")
+			if p.Image != "i" || string(p.Data) != "order" {
+				t.Errorf("profile: %v", p)
+			}
+			return err
+		}},
+		{"profile i is x\x00y", func() error {
+			p, err := c.ProfilePut(ctx, "i", []byte("x\x00y"))
+			if p.Image != "i" {
+				t.Errorf("profile: %v", p)
 			}
 			return err
 		}},

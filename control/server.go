@@ -100,6 +100,13 @@ func (s *Server) routes(n Node) http.Handler {
 		freed, err := n.CacheGC(ctx, r.Free)
 		return gcReply{freed}, err
 	}))
+	mux.HandleFunc("POST /v1/profile/ls", call(s, func(ctx context.Context, _ empty) ([]Profile, error) { return n.ProfileList(ctx) }))
+	mux.HandleFunc("POST /v1/profile/get", call(s, func(ctx context.Context, r nameRequest) (Profile, error) {
+		return n.ProfileGet(ctx, r.Name)
+	}))
+	mux.HandleFunc("POST /v1/profile/put", call(s, func(ctx context.Context, r profileRequest) (Profile, error) {
+		return n.ProfilePut(ctx, r.Name, r.Data)
+	}))
 	mux.HandleFunc("POST /v1/limits", call(s, func(ctx context.Context, r LimitsRequest) (Limits, error) { return n.Limits(ctx, r) }))
 	mux.HandleFunc("POST /v1/stop", call(s, func(ctx context.Context, r stopRequest) (stopReply, error) {
 		stopping, err := n.Stop(ctx, r.Idle)
@@ -117,6 +124,10 @@ type (
 	nameRequest struct {
 		Name string `json:"name"`
 		On   bool   `json:"on,omitempty"`
+	}
+	profileRequest struct {
+		Name string `json:"name"`
+		Data []byte `json:"data"`
 	}
 	gcRequest struct {
 		Free int64 `json:"free"`

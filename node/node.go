@@ -43,11 +43,13 @@ type Node struct {
 	finders finders
 	images  atomic.Pointer[images] // set when the first image is asked for
 	limits  *limits
-	stop    chan struct{}   // closed by Stop, or when idle for long enough
-	asking  context.Context // ends when Close begins: requests under way give up
-	refuse  context.CancelFunc
-	ctx     context.Context // ends when all mounts are gone
-	cancel  context.CancelFunc
+	// profiles is in which order images are read when they start.
+	profiles *Profiles
+	stop     chan struct{}   // closed by Stop, or when idle for long enough
+	asking   context.Context // ends when Close begins: requests under way give up
+	refuse   context.CancelFunc
+	ctx      context.Context // ends when all mounts are gone
+	cancel   context.CancelFunc
 
 	requests sync.WaitGroup // requests under way, see begin
 	wg       sync.WaitGroup // goroutines of this package
@@ -118,7 +120,10 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 	if err := (library{libraryDir(c.State)}).sweep(); err != nil {
 		o.Log.Warn("old torrents stay", "err", err)
 	}
-	n.Cache = Cache{n.store}
+	n.Cache, n.profiles = Cache{n.store}, OpenProfiles(c.State)
+	if err := n.profiles.sweep(); err != nil {
+		o.Log.Warn("old profiles stay", "err", err)
+	}
 	if n.swarm, err = swarm.NewNode(swarm.Options{Listen: c.Listen, NoPEX: !c.PEX, NoCompress: !c.Compress, Log: o.Log}); err != nil {
 		return nil, control.Local(fmt.Errorf("peer wire: %w", err))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/image/profile"
 	"github.com/pantala/pantala/tracker"
 )
 
@@ -84,6 +85,10 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PANTALA_STATE", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("TMPDIR", e.WorkDir)
 			e.Defer(func() { clean(t, e.WorkDir) })
+			order := (&profile.Profile{Starts: 3, Touches: []profile.Touch{{Layer: 2, Span: 40}, {Layer: 0, Span: 7}, {Layer: 2, Span: 41}}}).Append(nil)
+			if err := os.WriteFile(filepath.Join(e.WorkDir, "order.ptp"), order, 0o600); err != nil {
+				return err
+			}
 			return os.WriteFile(filepath.Join(e.WorkDir, "model.want"), body, 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code, "waitfile": waitFile, "nodaemon": noDaemon},
