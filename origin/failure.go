@@ -43,7 +43,7 @@ func (e *endpoint) fail(class error, v verdict, format string, args ...any) *fai
 func (e *endpoint) failStatus(resp *http.Response) *failure {
 	what := "the server answered " + resp.Status
 	said := ""
-	if e.explain != nil {
+	if e.explain != nil && (resp.Request == nil || sameOrigin(resp.Request.URL, e.url)) {
 		said = e.explain(resp, nil)
 	}
 	// or is what the endpoint's own words are, if it has any.
@@ -58,7 +58,9 @@ func (e *endpoint) failStatus(resp *http.Response) *failure {
 		return e.fail(blob.ErrNotFound, elsewhere, "%s: %s", what, or("check the URL"))
 	case code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusUnavailableForLegalReasons:
 		hint := or("pass credentials with -H 'Authorization: …', or a URL that is signed anew")
-		if said == "" && len(e.header) > 0 && resp.Request != nil && !sameOrigin(resp.Request.URL, e.url) {
+		if e.explain != nil && said == "" && resp.Request != nil {
+			hint = "it was redirected to " + display(resp.Request.URL) + ", which refuses the URL that it was given: try again"
+		} else if len(e.header) > 0 && resp.Request != nil && !sameOrigin(resp.Request.URL, e.url) {
 			hint = "it was redirected to " + display(resp.Request.URL) + ", where -H headers are not sent: pass that URL instead"
 		}
 		return e.fail(blob.ErrDenied, elsewhere, "%s: %s", what, hint)

@@ -46,11 +46,12 @@ func (s *server) name() string { return s.base.Host }
 
 // url is an address below the base, of a repository at host.
 func (s *server) url(host string, path ...string) *url.URL {
-	u := s.base.JoinPath(path...)
+	u := *s.base
+	u.Path = strings.TrimSuffix(u.Path, "/") + "/" + strings.Join(path, "/")
 	if s.mirror {
 		u.RawQuery = url.Values{"ns": {host}}.Encode()
 	}
-	return u
+	return &u
 }
 
 const (

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -52,7 +53,7 @@ type Script struct {
 	Redirect func(digest string) string
 	// NoRange makes it answer ranges with the whole blob.
 	NoRange bool
-	// NoHead makes it forget Docker-Content-Digest.
+	// NoDigest makes it forget Docker-Content-Digest.
 	NoDigest bool
 	// Referrers makes it keep lists of referrers.
 	Referrers bool
@@ -62,21 +63,23 @@ type Script struct {
 
 // New starts a registry until the test ends.
 func New(tb testing.TB, s Script) *Server {
-	r := prepare(tb, s)
+	r := Unstarted(tb, s)
 	r.Server.Start()
 	return r
 }
 
 // NewTLS is New with https. Its certificate is that of httptest.
 func NewTLS(tb testing.TB, s Script) *Server {
-	r := prepare(tb, s)
+	r := Unstarted(tb, s)
 	r.Server.StartTLS()
 	return r
 }
 
-func prepare(tb testing.TB, s Script) *Server {
+// Unstarted is a registry whose Start or StartTLS is still to be called.
+func Unstarted(tb testing.TB, s Script) *Server {
 	r := &Server{tb: tb, blobs: map[string][]byte{}, manifests: map[string]stored{}, uploads: map[string]bool{}, script: s}
 	r.Server = httptest.NewUnstartedServer(http.HandlerFunc(r.serve))
+	r.Server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that a test lets fail
 	tb.Cleanup(func() {
 		r.Server.CloseClientConnections()
 		r.Server.Close()
