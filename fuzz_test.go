@@ -12,7 +12,7 @@ import (
 )
 
 // hostile are the fuzz targets of what comes from strangers: torrents, magnet links, messages, hash proofs, replies of
-// trackers, and of what images are made of.
+// trackers, and of registries and what images are made of.
 var hostile = []string{
 	"metainfo.FuzzParse", "metainfo.FuzzMagnet", "bencode.FuzzCut",
 	"peerwire.FuzzReader", "peerwire.FuzzExtension", "peerwire.FuzzPEX", "peerwire.FuzzMetadata",
@@ -21,6 +21,7 @@ var hostile = []string{
 	"discovery.FuzzKRPC", "discovery.FuzzAnnounce",
 	"zstdspan.FuzzScan", "zstdspan.FuzzSpan",
 	"tarscan.FuzzScan", "index.FuzzOpen", "index.FuzzEntries",
+	"registry.FuzzParse", "registry.FuzzManifest", "registry.FuzzHosts", "registry.FuzzAuth",
 }
 
 // TestFuzzTargets: make fuzz asks go test for the targets of every package of this module. None hides from that: in

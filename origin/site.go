@@ -3,6 +3,7 @@ package origin
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -145,8 +146,8 @@ type Query struct {
 	Method string   // "" means GET; or HEAD
 	Accept []string // media types
 	Limit  int64    // a longer body is refused with ErrInvalid; 0: any body is
-	// Check decides whether an answer is believed; one that is not counts as a failure of its site (ErrCorrupt), and
-	// the next is asked. nil: each is.
+	// Check decides whether an answer is believed; one that is not counts as a failure of its site (ErrInvalid
+	// if it wraps that, else ErrCorrupt), and the next is asked. nil: each is.
 	Check func(Document) error
 }
 
@@ -217,7 +218,11 @@ func (w *web) document(wt *watch, e *endpoint, q Query) (d Document, err error) 
 	}
 	if q.Check != nil {
 		if err := q.Check(d); err != nil {
-			return d, e.fail(blob.ErrCorrupt, elsewhere, "%v", err)
+			class := blob.ErrCorrupt
+			if errors.Is(err, blob.ErrInvalid) {
+				class = blob.ErrInvalid
+			}
+			return d, e.fail(class, elsewhere, "%v", err)
 		}
 	}
 	return d, nil

@@ -4,6 +4,7 @@
 #   fusermount   fusermount3, also for root            libtorrent  a foreign BitTorrent client
 #   race         a C compiler, for go test -race
 #   clients      aria2, Transmission, qBittorrent, opentracker
+#   registry     docker-registry and skopeo: images
 #   netns        network namespaces with bridges and shaped links
 #   tars         bsdtar, whose archives are read beside GNU's
 #   redis        redis-server or valkey-server: state that trackers share
@@ -53,6 +54,11 @@ for need in "$@"; do
 	clients)
 		for p in aria2c:aria2 transmission-daemon:transmission-daemon transmission-show:transmission-cli qbittorrent-nox:qbittorrent-nox opentracker:opentracker; do
 			command -v "${p%:*}" >/dev/null || lack "${p%:*}" "apt-get install ${p#*:}"
+		done
+		;;
+	registry)
+		for p in docker-registry skopeo; do
+			command -v "$p" >/dev/null || lack "$p" "apt-get install $p"
 		done
 		;;
 	netns)

@@ -3,6 +3,8 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"mime"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -85,6 +87,18 @@ type manifest struct {
 	isIndex bool
 }
 
+// errSchema1 refuses the manifests of before 2017, which name no configuration.
+var errSchema1 = fmt.Errorf("manifest: %w: schema 1, which docker gave up in 2017: push the image again with a docker or skopeo of today", blob.ErrInvalid)
+
+// refuseSchema1 knows them by the type that a registry gives them: their digest is not that of their bytes, which hold
+// signatures besides.
+func refuseSchema1(h http.Header) error {
+	if t, _, _ := mime.ParseMediaType(h.Get("Content-Type")); t == dockerSchema1 || t == dockerSigned1 {
+		return errSchema1
+	}
+	return nil
+}
+
 // parseManifest reads a manifest or an index, and tells which by its media type, or, where that is absent, by its
 // fields. It refuses what is both: two readers would see two images in it.
 func parseManifest(text []byte) (*manifest, error) {
@@ -100,7 +114,7 @@ func parseManifest(text []byte) (*manifest, error) {
 	}
 	switch {
 	case m.MediaType == dockerSchema1 || m.MediaType == dockerSigned1 || m.SchemaVersion == 1:
-		return invalid("schema 1, which docker gave up in 2017: push the image again with a docker or skopeo of today")
+		return nil, errSchema1
 	case m.Manifests != nil && (m.Layers != nil || m.Config != nil) || m.FSLayers != nil:
 		return invalid("it is an index and an image at once: build it again")
 	}

@@ -145,7 +145,7 @@ func version(p Platform) (int, bool) {
 	if err != nil || err2 != nil || !strings.HasPrefix(v, "v") {
 		return 0, false
 	}
-	if p.Arch == "arm" && (a < 5 || a > 8) {
+	if p.Arch == "arm" && (a < 5 || a > 8) || p.Arch == "arm64" && (a < 8 || a > 9) || p.Arch == "amd64" && (a < 1 || b > 0) {
 		return 0, false
 	}
 	return int(a)*100 + int(b), true

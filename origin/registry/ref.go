@@ -29,7 +29,7 @@ var (
 	// A path component, and a tag, by the OCI distribution specification, section "Pulling manifests".
 	componentRE = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$`)
 	tagRE       = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	hostRE      = regexp.MustCompile(`^(?:(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])(?:\.(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9]))*|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?$`)
+	hostRE      = regexp.MustCompile(`^(?:(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])(?:\.(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9]))*|\[[0-9a-fA-F:]*:[0-9a-fA-F:.]*\])(?::[0-9]{1,5})?$`)
 )
 
 // Parse reads a reference as docker writes it, with or without "oci://" before it. Without a host it is Docker Hub's,
@@ -50,7 +50,7 @@ func Parse(s string) (Ref, error) {
 		}
 		r.Digest, rest = h, rest[:at]
 	}
-	if colon := strings.LastIndexByte(rest, ':'); colon > strings.LastIndexByte(rest, '/') && (colon < 0 || !isPort(rest, colon)) {
+	if colon := strings.LastIndexByte(rest, ':'); colon > strings.LastIndexByte(rest, '/') {
 		r.Tag, rest = rest[colon+1:], rest[:colon]
 		if !tagRE.MatchString(r.Tag) {
 			return bad("%q is not a tag: letters, digits, '_', '.' and '-', at most 128", clip(r.Tag))
@@ -67,7 +67,10 @@ func Parse(s string) (Ref, error) {
 	}
 	first, more, ok := strings.Cut(rest, "/")
 	if ok && isHost(first) {
-		r.Host, r.Name = strings.ToLower(first), more
+		r.Host, r.Name = first, more
+		if low := strings.ToLower(first); isHost(low) {
+			r.Host = low
+		} // else its capitals are what makes it a host
 	} else {
 		r.Host, r.Name = hub, rest
 	}
@@ -94,13 +97,9 @@ func Parse(s string) (Ref, error) {
 	return r, nil
 }
 
-// isPort reports whether the colon of "host:5000" without a repository after it was found: that is a name with a tag
-// in docker's eyes, unless the host is one in brackets.
-func isPort(s string, colon int) bool { return colon > 0 && strings.HasPrefix(s, "[") }
-
 // isHost tells a host from the first component of a name at Docker Hub, as docker does.
 func isHost(s string) bool {
-	return strings.ContainsAny(s, ".:[") || s == "localhost" || strings.ToLower(s) != s
+	return strings.ContainsAny(s, ".:") || s == "localhost" || strings.ToLower(s) != s
 }
 
 // parseDigest reads "sha256:…", and says why other digests are not taken.

@@ -236,6 +236,9 @@ func (c *Client) fetchTag(ctx context.Context, ref Ref, o origin.Options) (blob.
 		return blob.Hash{}, err
 	}
 	doc, err := c.c.Read(ctx, sites(at), origin.Query{Accept: accept, Limit: maxManifest, Check: func(d origin.Document) error {
+		if err := refuseSchema1(d.Header); err != nil {
+			return err
+		}
 		said := d.Header.Get("Docker-Content-Digest")
 		if h, err := parseDigest(said); err == nil && sha256.Sum256(d.Body) != h {
 			return fmt.Errorf("the manifest is not what its Docker-Content-Digest %s says", clip(said))
@@ -298,7 +301,12 @@ func (c *Client) document(ctx context.Context, ref Ref, kind string, accept []st
 	if err != nil {
 		return nil, err
 	}
-	doc, err := c.c.Read(ctx, sites(at), origin.Query{Accept: accept, Limit: most, Check: func(d origin.Document) error { return check(d.Body) }}, c.with(origin.Options{}))
+	doc, err := c.c.Read(ctx, sites(at), origin.Query{Accept: accept, Limit: most, Check: func(d origin.Document) error {
+		if err := refuseSchema1(d.Header); err != nil {
+			return err
+		}
+		return check(d.Body)
+	}}, c.with(origin.Options{}))
 	if err != nil {
 		return nil, err
 	}

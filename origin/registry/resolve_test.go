@@ -248,7 +248,7 @@ func TestTags(t *testing.T) {
 				t.Error("a tag was asked about twice within its TTL")
 			}
 			dir := t.TempDir()
-			keen := client(t, registry.Options{TTL: -1, Dir: dir})
+			keen := client(t, registry.Options{TTL: -1, Dir: dir, Retries: 1})
 			resolve(t, keen, ref)
 			n = len(s.Log())
 			resolve(t, keen, ref)

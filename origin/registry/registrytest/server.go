@@ -3,11 +3,13 @@ package registrytest
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,7 +57,7 @@ type Script struct {
 	NoRange bool
 	// NoDigest makes it forget Docker-Content-Digest.
 	NoDigest bool
-	// Referrers makes it keep lists of referrers.
+	// Referrers makes it keep lists of referrers, in pages of one.
 	Referrers bool
 	// Before is asked first about each request; true: it has answered.
 	Before func(w http.ResponseWriter, r *http.Request) bool
@@ -252,6 +254,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, script Script) {
 		if strings.Contains(what, ":") {
 			tag = ""
 		}
+		if subject := subjectOf(p); subject != "" && script.Referrers {
+			w.Header().Set("OCI-Subject", subject)
+		}
 		w.Header().Set("Docker-Content-Digest", s.PutManifest(name, tag, r.Header.Get("Content-Type"), p))
 		w.WriteHeader(http.StatusCreated)
 	case kind == "manifests":
@@ -274,6 +279,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, script Script) {
 		if r.Method == http.MethodGet {
 			w.Write(m.text)
 		}
+	case kind == "referrers" && script.Referrers:
+		s.list(w, r, name, what)
 	case kind == "blobs" && r.Method == http.MethodPost:
 		id := rand.Text()
 		s.mu.Lock()
@@ -318,4 +325,43 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, script Script) {
 	default:
 		fail(w, http.StatusNotFound, "UNSUPPORTED")
 	}
+}
+
+// subjectOf is the digest that a manifest refers to, "" for none.
+func subjectOf(p []byte) string {
+	var m struct {
+		Subject Descriptor `json:"subject"`
+	}
+	if json.Unmarshal(p, &m) != nil {
+		return ""
+	}
+	return m.Subject.Digest
+}
+
+// list is what refers to a digest, one manifest a page.
+func (s *Server) list(w http.ResponseWriter, r *http.Request, name, digest string) {
+	s.mu.Lock()
+	var all []Descriptor
+	for k, m := range s.manifests {
+		if strings.HasPrefix(k, name+"@") && subjectOf(m.text) == digest {
+			var a struct {
+				ArtifactType string `json:"artifactType"`
+			}
+			json.Unmarshal(m.text, &a)
+			d := Of(m.mediaType, m.text)
+			d.ArtifactType = a.ArtifactType
+			all = append(all, d)
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b Descriptor) int { return strings.Compare(a.Digest, b.Digest) })
+	page, _ := strconv.Atoi(r.URL.Query().Get("page"))
+	if page+1 < len(all) {
+		w.Header().Set("Link", fmt.Sprintf(`<%s?page=%d>; rel="next"`, r.URL.Path, page+1))
+	}
+	if page < len(all) {
+		all = all[page : page+1]
+	}
+	w.Header().Set("Content-Type", Index)
+	w.Write(JSON(map[string]any{"schemaVersion": 2, "mediaType": Index, "manifests": all}))
 }
