@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -340,5 +341,27 @@ func TestErofsReaderIsKilled(t *testing.T) {
 			d.ask(devCommand{Op: "complete", Name: "layer"})
 			sameFiles(t, mnt, contents)
 		})
+	}
+}
+
+// TestProbeDevices: what the probe says is what a mount finds.
+func TestProbeDevices(t *testing.T) {
+	needFUSE(t)
+	s := ProbeDevices(t.Context())
+	if s.Mount != nil || s.Protocol == "" {
+		t.Fatalf("%+v", s)
+	}
+	d := serveDevices(t, Options{Passthrough: true})
+	if d.first.CanPass != (s.Passthrough == nil) {
+		t.Errorf("passthrough: the probe says %v, a mount %v", s.Passthrough, d.first.CanPass)
+	}
+	t.Log(s)
+
+	// An old kernel, as its INIT would look.
+	init := make([]byte, inHeaderSize+64)
+	host.PutUint32(init[inHeaderSize:], 7)
+	host.PutUint32(init[inHeaderSize+4:], 38)
+	if s := supportOf(init); s.Mount != nil || s.Passthrough == nil || s.Handover == nil || !strings.Contains(s.String(), "6.9") {
+		t.Errorf("%s", s)
 	}
 }

@@ -10,7 +10,7 @@ import (
 const DefaultMemory = 32 << 20
 
 // keepMemory is how much of the buffers stays allocated while nothing is to do, in bytes: one job of a span of
-// 4 MiB, so that a single random read does not begin with the kernel clearing pages.
+// 4 MiB, so that a single random read does not begin with clearing memory.
 const keepMemory = 6 << 20
 
 // leastCost is what a job is counted as at least, in bytes, so that many small spans do not become as many
@@ -50,7 +50,7 @@ func NewPool(o PoolOptions) *Pool {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
 	p := &Pool{half: max(o.Memory/2, leastCost), workers: o.Workers}
-	p.buffers.limit = min(keepMemory, o.Memory)
+	p.buffers.limit = o.Memory
 	return p
 }
 
@@ -121,7 +121,11 @@ func (p *Pool) finish(j *job) {
 	p.held -= j.need
 	p.admit()
 	p.next()
+	idle := p.reading == 0
 	p.mu.Unlock()
+	if idle {
+		p.buffers.trim(keepMemory)
+	}
 }
 
 // buffers lends memory and keeps some of what comes back.
@@ -155,18 +159,26 @@ func (b *buffers) get(n int64) []byte {
 	return f[:n]
 }
 
-// put takes a buffer back. The oldest ones make room for it: what is asked for now is most like what comes next.
+// put takes a buffer back.
 func (b *buffers) put(f []byte) {
 	c := int64(cap(f))
 	if c == 0 || c > b.limit {
 		return
 	}
+	b.trim(b.limit - c)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for len(b.free) > 0 && b.size+c > b.limit {
-		b.size -= int64(cap(b.free[0]))
-		b.free = append(b.free[:0], b.free[1:]...)
-	}
 	b.free = append(b.free, f)
 	b.size += c
+}
+
+// trim forgets the oldest free buffers beyond n bytes: what is asked for next is most like what came back last.
+func (b *buffers) trim(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.size > n {
+		b.size -= int64(cap(b.free[0]))
+		b.free[0] = nil
+		b.free = b.free[1:]
+	}
 }
