@@ -12,7 +12,12 @@ import (
 	"github.com/pantala/pantala/e2e/e2etest"
 )
 
-func TestMain(m *testing.M) { e2etest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(deviceRole) != "" {
+		os.Exit(serveLayer())
+	}
+	e2etest.Main(m)
+}
 
 const (
 	limit = 5 * time.Minute // of any one child

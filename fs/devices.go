@@ -22,10 +22,8 @@ type Devices struct {
 // devicesSource is what the mount table calls such a mount.
 const devicesSource = "pantala-layers"
 
-// MountDevices mounts an empty directory of devices on dir. Options.Direct is for layers that are read through EROFS:
-// each byte is then in the page cache of EROFS only, and a file that becomes complete is passed through from the next
-// open on. Without it the files have a page cache of their own, with the kernel's readahead across what EROFS sees as
-// many small files.
+// MountDevices mounts an empty directory of devices on dir. A device has a page cache of its own, below that of the file
+// system above, for the kernel's readahead: it runs across what that sees as many small files.
 //
 // A mount that may pass files through counts as stacked: EROFS takes its files as devices, but not as the image
 // itself (docs/decisions/0017-layer-devices.md has the rules).

@@ -81,18 +81,15 @@ func TestErofsOverDevices(t *testing.T) {
 	src, contents := someFiles(t, 30, 3<<20)
 	meta, device := erofsImage(t, src)
 	for _, c := range []struct {
-		name                       string
-		direct, passthrough, whole bool
+		name               string
+		passthrough, whole bool
 	}{
-		{"direct, arriving", true, false, false},
-		{"direct, arriving, passthrough allowed", true, true, false},
-		{"direct, complete, passthrough", true, true, true},
-		{"cached, arriving", false, false, false},
-		{"cached, arriving, passthrough allowed", false, true, false},
-		{"cached, complete, passthrough", false, true, true},
+		{"arriving", false, false},
+		{"arriving, passthrough allowed", true, false},
+		{"complete, passthrough", true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := serveDevices(t, Options{Direct: c.direct, Passthrough: c.passthrough})
+			d := serveDevices(t, Options{Passthrough: c.passthrough})
 			a := d.ask(devCommand{Op: "add", Name: "layer", ID: 7, Data: device, Full: c.whole})
 			mnt, err := mountNew(t, "erofs", [][2]string{{"source", meta}, {"device", a.Path}}, unix.MOUNT_ATTR_RDONLY)
 			if err != nil {
@@ -109,7 +106,6 @@ func TestErofsOverDevices(t *testing.T) {
 			sameFiles(t, over, contents)
 			sameFiles(t, mnt, contents)
 			s := d.ask(devCommand{Op: "stats"}).Stats
-			t.Logf("%+v", s)
 			if passed := c.passthrough && c.whole; passed != (s.PassthroughOpens > 0) || passed != (s.Reads == 0) {
 				t.Errorf("%+v", s)
 			}
@@ -147,46 +143,42 @@ func TestErofsImageOnDevices(t *testing.T) {
 func TestDevicesGrowComplete(t *testing.T) {
 	src, contents := someFiles(t, 10, 1<<20)
 	meta, device := erofsImage(t, src)
-	for _, direct := range []bool{true, false} {
-		t.Run(fmt.Sprintf("direct=%v", direct), func(t *testing.T) {
-			d := serveDevices(t, Options{Direct: direct, Passthrough: true})
-			path := d.ask(devCommand{Op: "add", Name: "layer", ID: 9, Data: device}).Path
-			erofs := func() string {
-				t.Helper()
-				mnt, err := mountNew(t, "erofs", [][2]string{{"source", meta}, {"device", path}}, unix.MOUNT_ATTR_RDONLY)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return mnt
-			}
-			first := erofs()
-			d.ask(devCommand{Op: "complete", Name: "layer"})
-			second := erofs()
-			sameFiles(t, second, contents)
-			sameFiles(t, first, contents)
-			if n := d.ask(devCommand{Op: "stats"}).Stats.PassthroughOpens; direct != (n > 0) {
-				t.Errorf("%d opens were passed through while the file was open from before", n)
-			}
-			for _, dir := range []string{first, second} {
-				if err := unix.Unmount(dir, 0); err != nil {
-					t.Fatal(err)
-				}
-			}
-			// The kernel sends RELEASE a moment after it has let go of the file.
-			d.until("an open that is passed through", func(a devAnswer) bool {
-				f, err := os.Open(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer f.Close()
-				return d.ask(devCommand{Op: "stats"}).Stats.PassthroughOpens > a.Stats.PassthroughOpens
-			})
-			reads := d.ask(devCommand{Op: "stats"}).Stats.Reads
-			sameFiles(t, erofs(), contents)
-			if now := d.ask(devCommand{Op: "stats"}).Stats.Reads; now != reads {
-				t.Errorf("%d READ requests for a file that is passed through", now-reads)
-			}
-		})
+	d := serveDevices(t, Options{Passthrough: true})
+	path := d.ask(devCommand{Op: "add", Name: "layer", ID: 9, Data: device}).Path
+	erofs := func() string {
+		t.Helper()
+		mnt, err := mountNew(t, "erofs", [][2]string{{"source", meta}, {"device", path}}, unix.MOUNT_ATTR_RDONLY)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mnt
+	}
+	first := erofs()
+	d.ask(devCommand{Op: "complete", Name: "layer"})
+	second := erofs()
+	sameFiles(t, second, contents)
+	sameFiles(t, first, contents)
+	if n := d.ask(devCommand{Op: "stats"}).Stats.PassthroughOpens; n > 0 {
+		t.Errorf("%d opens were passed through while the file was open from before", n)
+	}
+	for _, dir := range []string{first, second} {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The kernel sends RELEASE a moment after it has let go of the file.
+	d.until("an open that is passed through", func(a devAnswer) bool {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		return d.ask(devCommand{Op: "stats"}).Stats.PassthroughOpens > a.Stats.PassthroughOpens
+	})
+	reads := d.ask(devCommand{Op: "stats"}).Stats.Reads
+	sameFiles(t, erofs(), contents)
+	if now := d.ask(devCommand{Op: "stats"}).Stats.Reads; now != reads {
+		t.Errorf("%d READ requests for a file that is passed through", now-reads)
 	}
 }
 
@@ -273,7 +265,7 @@ func TestDevicesComeAndGo(t *testing.T) {
 
 // TestDevicesWhileReading: files come and go while others are read.
 func TestDevicesWhileReading(t *testing.T) {
-	d := serveDevices(t, Options{Direct: true, Passthrough: true})
+	d := serveDevices(t, Options{Passthrough: true})
 	data := filepath.Join(t.TempDir(), "data")
 	want := content(2 << 20)
 	if err := os.WriteFile(data, want, 0o600); err != nil {
@@ -319,29 +311,25 @@ func TestDevicesWhileReading(t *testing.T) {
 func TestErofsReaderIsKilled(t *testing.T) {
 	src, contents := someFiles(t, 2, 1<<20)
 	meta, device := erofsImage(t, src)
-	for _, direct := range []bool{true, false} {
-		t.Run(fmt.Sprintf("direct=%v", direct), func(t *testing.T) {
-			d := serveDevices(t, Options{Direct: direct})
-			path := d.ask(devCommand{Op: "add", Name: "layer", ID: 2, Data: device, Ms: -1}).Path
-			mnt, err := mountNew(t, "erofs", [][2]string{{"source", meta}, {"device", path}}, unix.MOUNT_ATTR_RDONLY)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var readers []*reader
-			for range 3 {
-				readers = append(readers, startReader(t, "read", filepath.Join(mnt, "file-0"), 0))
-			}
-			d.until("parked reads", func(a devAnswer) bool { return a.Waiting > 0 })
-			for _, r := range readers {
-				r.cmd.Process.Kill()
-			}
-			for _, r := range readers {
-				r.dies()
-			}
-			d.ask(devCommand{Op: "complete", Name: "layer"})
-			sameFiles(t, mnt, contents)
-		})
+	d := serveDevices(t, Options{})
+	path := d.ask(devCommand{Op: "add", Name: "layer", ID: 2, Data: device, Ms: -1}).Path
+	mnt, err := mountNew(t, "erofs", [][2]string{{"source", meta}, {"device", path}}, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		t.Fatal(err)
 	}
+	var readers []*reader
+	for range 3 {
+		readers = append(readers, startReader(t, "read", filepath.Join(mnt, "file-0"), 0))
+	}
+	d.until("parked reads", func(a devAnswer) bool { return a.Waiting > 0 })
+	for _, r := range readers {
+		r.cmd.Process.Kill()
+	}
+	for _, r := range readers {
+		r.dies()
+	}
+	d.ask(devCommand{Op: "complete", Name: "layer"})
+	sameFiles(t, mnt, contents)
 }
 
 // TestProbeDevices: what the probe says is what a mount finds.

@@ -159,7 +159,7 @@ func (t *deviceTree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 		return fuse.ENOENT
 	}
 	out.OpenFlags = fuse.FOPEN_NOFLUSH // see tree.Open
-	t.m.openOne(f.leaf, true, t.m.opt.Direct, out)
+	t.m.openOne(f.leaf, true, out)
 	return fuse.OK
 }
 

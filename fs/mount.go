@@ -73,7 +73,6 @@ type Options struct {
 	Passthrough bool         // let the kernel read a complete file itself, where it can
 	Log         *slog.Logger // nil: none
 	FSName      string       // device in the mount table; "": the source
-	Direct      bool         // of [MountDevices]: reads go past the page cache, for what keeps a cache of its own
 }
 
 // DefaultReadAhead is the readahead of a mount in bytes: one READ of the largest size. Sequential reading of a

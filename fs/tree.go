@@ -212,7 +212,7 @@ func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	case t.alone:
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 	default:
-		t.m.openOne(e.leaf, !t.asFile, false, out)
+		t.m.openOne(e.leaf, !t.asFile, out)
 	}
 	return fuse.OK
 }
@@ -227,26 +227,23 @@ func (m *Mounted) pass(f *leaf, out *fuse.OpenOut) {
 // openOne opens a file that has one node, which cannot change. The kernel refuses to pass an inode through while
 // anybody has it open through the page cache, and to cache it while somebody has it passed through; either makes
 // open(2) fail with EIO. So the first open that is passed through waits until all cached ones have been released,
-// and after it all are. (Direct IO, which may go over to passthrough at any time, is no way out for files that
-// programs open: a shared mapping of such a file counts as cached, the kernel does not tell us of it, and each mmap(2)
-// of it waits for page faults of others. For devices that only a file system above reads, it is.)
-func (m *Mounted) openOne(f *leaf, mayPass, direct bool, out *fuse.OpenOut) {
+// and after it all are. (Direct IO, which may go over to passthrough at any time, is no way out: a shared mapping of
+// such a file counts as cached, the kernel does not tell us of it, and each mmap(2) of it waits for page faults of
+// others.)
+func (m *Mounted) openOne(f *leaf, mayPass bool, out *fuse.OpenOut) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.backing.Load() == 0 && f.cached == 0 && !f.refused && mayPass && f.whole() && f.blob.Complete() {
 		f.refused = !m.registerBacking(f)
 	}
-	switch {
-	case f.backing.Load() != 0 && (f.passing || f.cached == 0):
+	if f.backing.Load() != 0 && (f.passing || f.cached == 0) {
 		f.passing = true
 		m.pass(f, out)
-	case direct:
-		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
-	default:
-		f.cached++
-		out.Fh = fhCached
-		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		return
 	}
+	f.cached++
+	out.Fh = fhCached
+	out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 }
 
 // Release hears of a handle after the kernel has let go of it (fuse_prepare_release), so that a count of zero
