@@ -160,7 +160,7 @@ func (s *images) deviceMount(ctx context.Context) (*fs.Devices, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, control.Local(fmt.Errorf("state directory: %w", err))
 	}
-	d, err := fs.MountDevices(ctx, dir, fs.Options{Direct: true, Passthrough: s.n.cfg.Passthrough, Log: s.n.log, FSName: "pantala-layers"})
+	d, err := fs.MountDevices(ctx, dir, fs.Options{Passthrough: s.n.cfg.Passthrough, Log: s.n.log, FSName: "pantala-layers"})
 	if err != nil {
 		return nil, control.Local(fmt.Errorf("layers cannot be served: %w", err))
 	}
