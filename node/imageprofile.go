@@ -2,9 +2,9 @@ package node
 
 import (
 	"context"
+	"os"
 	"time"
 
-	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/image/profile"
 )
@@ -13,21 +13,30 @@ import (
 // here and given to the trackers, which merge what several nodes saw, and fetched ahead the next time, below everything
 // that somebody waits for.
 
-// fillAfter is how long nobody must have waited for anything of an image before the rest of it is fetched.
+// fillAfter is how long nobody must have waited for anything of an image before the rest of it is fetched: a start is
+// over by then, and its own reads have not been competed with.
 const fillAfter = 10 * time.Second
 
 // learnOrder fetches ahead what the profile of the tree says, records what is really read, and fills the rest.
-func (s *images) learnOrder(t *rootfs) {
+func (s *images) learnOrder(t *rootfs, a *asked) {
 	spans := make([]int, len(t.layers))
+	ahead := make([]profile.Layer, len(t.layers))
 	for i, l := range t.layers {
 		spans[i] = len(l.index.Spans)
+		if l.device.Complete() {
+			continue
+		}
+		ahead[i] = profile.Layer{Device: l.device, Spans: make([]int64, spans[i])}
+		for k, span := range l.index.Spans {
+			ahead[i].Spans[k] = span.StoredLength
+		}
 	}
 	r := profile.NewRecorder(spans)
 	for i, l := range t.layers {
 		l.record(t, r.OnTouch(i))
 	}
 	t.work.Go(func() {
-		r.Wait(t.ctx)
+		r.Wait(t.ctx) // it ends when the tree does, if not before
 		r.End()
 		for _, l := range t.layers {
 			l.record(t, nil)
@@ -35,8 +44,17 @@ func (s *images) learnOrder(t *rootfs) {
 		s.keepProfile(t, r.Profile())
 	})
 	t.work.Go(func() {
-		if s.n.cfg.Fill != fetch.FillNever.String() {
-			s.fillTree(t)
+		f := profile.NewPrefetcher(ahead, profile.Options{Waiting: t.waiting})
+		if p := s.profileOf(t, a); p != nil {
+			err := f.Run(t.ctx, p)
+			st := f.Stats()
+			s.n.log.Info("fetched ahead what is read first", "image", t.image.Ref, "spans", st.Came, "bytes", st.Bytes, "starts", p.Starts, "err", err)
+		}
+		if s.n.cfg.Fill == fetch.FillNever.String() || s.n.cfg.Fill == fetch.FillIdle.String() && !t.calm() {
+			return
+		}
+		if err := f.Fill(t.ctx); err == nil {
+			s.n.log.Info("all of an image is here", "image", t.image.Ref)
 		}
 	})
 }
@@ -44,6 +62,32 @@ func (s *images) learnOrder(t *rootfs) {
 // profilePath is where the profile of an image is kept.
 func (s *images) profilePath(t *rootfs) (string, error) {
 	return s.path("profiles", t.image.Manifest.String())
+}
+
+// profileOf is the profile of the trackers, else what was recorded here the last time; nil: there is none.
+func (s *images) profileOf(t *rootfs, a *asked) *profile.Profile {
+	select {
+	case <-a.done:
+	case <-t.ctx.Done():
+		return nil
+	}
+	if p, err := profile.Parse(a.Profile); err == nil && len(p.Touches) > 0 {
+		return p
+	}
+	path, err := s.profilePath(t)
+	if err != nil {
+		return nil
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	p, err := profile.Parse(raw)
+	if err != nil {
+		s.n.log.Warn("what was recorded of an image cannot be read", "path", path, "err", err)
+		return nil
+	}
+	return p
 }
 
 // keepProfile keeps what was recorded, and gives it to the trackers. A start that read next to nothing says nothing.
@@ -70,44 +114,33 @@ func (s *images) keepProfile(t *rootfs, p *profile.Profile) {
 	}
 }
 
-// fillTree completes the layers of a tree, the bottom one first, while nobody waits for anything.
-func (s *images) fillTree(t *rootfs) {
-	const few = 4 // spans at a time, so that whoever wants to read is not behind more than those
-	var waits int64
-	var since time.Time
+// waiting is how many reads of a tree wait for bytes now, waits how many have had to so far.
+func (t *rootfs) waiting() (n int) {
 	for _, l := range t.layers {
-		for at := 0; at < len(l.index.Spans) && !l.device.Complete(); {
-			if s.n.cfg.Fill == fetch.FillIdle.String() {
-				if now := t.waits(); now != waits || since.IsZero() {
-					waits, since = now, time.Now()
-				}
-				if busy := fillAfter - time.Since(since); busy > 0 {
-					if !sleep(t.ctx, min(busy, time.Second)) {
-						return
-					}
-					continue
-				}
-			}
-			var next []uint32
-			for ; at < len(l.index.Spans) && len(next) < few; at++ {
-				next = append(next, uint32(at))
-			}
-			if err := l.device.Prefetch(t.ctx, next, blob.Background); err != nil {
-				at -= len(next)
-				if !sleep(t.ctx, fillAfter) {
-					return
-				}
-			}
-		}
+		n += l.device.Stats().Waiting
 	}
+	return n
 }
 
-// waits counts the reads of a tree that have had to wait so far.
 func (t *rootfs) waits() (n int64) {
 	for _, l := range t.layers {
 		n += l.device.Stats().Waits
 	}
 	return n
+}
+
+// calm waits until nobody has waited for anything for a while; false: the tree has been given back.
+func (t *rootfs) calm() bool {
+	waits, since := t.waits(), time.Now()
+	for time.Since(since) < fillAfter {
+		if !sleep(t.ctx, time.Second) {
+			return false
+		}
+		if now := t.waits(); now != waits {
+			waits, since = now, time.Now()
+		}
+	}
+	return true
 }
 
 // sleep waits, and reports whether ctx lasted as long.

@@ -128,7 +128,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 		return control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
 	}
 	s.n.log.Info("image is readable", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
-	s.learnOrder(t)
+	s.learnOrder(t, a)
 	return nil
 }
 

@@ -66,6 +66,7 @@ type Node struct {
 	detached map[*mount]struct{}
 	shares   map[blob.ID]*share
 	live     map[blob.ID]*live
+	doors    []func() error // what else serves, to be closed before anything is unmounted
 }
 
 var _ control.Node = (*Node)(nil)
@@ -184,6 +185,9 @@ func (n *Node) Close(ctx context.Context) error {
 		})
 	}
 	all.Wait()
+	for _, shut := range n.doors {
+		errs = append(errs, control.Local(shut()))
+	}
 	if s := n.images.Load(); s != nil {
 		errs = append(errs, s.close(ctx))
 	}

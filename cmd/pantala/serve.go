@@ -60,6 +60,11 @@ func (a *app) startServing(c config.Config, o serveOptions) (_ *serving, err err
 	if s.node, err = node.New(c, node.Options{Version: version(), Log: o.log, Idle: o.idle}); err != nil {
 		return nil, err
 	}
+	if c.Snapshotter != "" {
+		if err = s.node.ServeSnapshotter(c.Snapshotter); err != nil {
+			return nil, err
+		}
+	}
 	if s.server, err = control.Serve(c.State, s.node, o.log); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,223 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/image/device"
+	"github.com/pantala/pantala/origin/registry"
+	"github.com/pantala/pantala/snapshotter"
+)
+
+// door is the node as containerd's snapshotter sees it. An image that containerd has begun to pull is held, with its
+// whole tree, until containerd forgets it: then neighbours can have its bytes, and its container starts at once.
+type door struct{ s *images }
+
+var _ snapshotter.Images = door{}
+
+// Prepare implements snapshotter.Images.
+func (d door) Prepare(ctx context.Context, i snapshotter.Image) ([]string, error) {
+	s := d.s
+	if os.Geteuid() != 0 {
+		return nil, errors.New("mounting an image needs root: run pantala as root")
+	}
+	img, err := s.imageOf(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	diffIDs := make([]string, len(img.Layers))
+	for n, l := range img.Layers {
+		diffIDs[n] = "sha256:" + l.DiffID.String()
+	}
+	s.n.wg.Go(func() { // Lower, which is asked for next, tells of an error
+		if t, err := s.acquireTree(s.n.asking, img, len(img.Layers)); err == nil {
+			s.hold(i, t)
+		}
+	})
+	return diffIDs, nil
+}
+
+// Lower implements snapshotter.Images.
+func (d door) Lower(ctx context.Context, i snapshotter.Image, depth int) (string, error) {
+	img, err := d.s.imageOf(ctx, i)
+	if err != nil {
+		return "", err
+	}
+	t, err := d.s.acquireTree(ctx, img, depth)
+	if err != nil {
+		return "", err
+	}
+	d.s.hold(i, t)
+	return t.dir, nil
+}
+
+// Drop implements snapshotter.Images.
+func (d door) Drop(dir string) error {
+	s := d.s
+	s.mu.Lock()
+	var whole []*rootfs
+	for manifest, held := range s.held {
+		if t := held[dir]; t != nil && t.depth < len(t.image.Layers) { // the whole tree stays until Forget
+			delete(held, dir)
+			whole = append(whole, t)
+		}
+		if len(held) == 0 {
+			delete(s.held, manifest)
+		}
+	}
+	s.mu.Unlock()
+	for _, t := range whole {
+		s.releaseTree(t)
+	}
+	return nil
+}
+
+// Forget implements snapshotter.Images.
+func (d door) Forget(i snapshotter.Image) {
+	s := d.s
+	s.mu.Lock()
+	held := s.held[i.Manifest]
+	delete(s.held, i.Manifest)
+	s.mu.Unlock()
+	for _, t := range held {
+		s.releaseTree(t)
+	}
+	s.n.wg.Go(func() {
+		for _, t := range held {
+			<-t.gone
+			for _, l := range t.image.Layers {
+				s.free(l)
+			}
+			s.freeTree(t)
+		}
+	})
+}
+
+// Usage implements snapshotter.Images.
+func (d door) Usage(i snapshotter.Image, depth int) (size, inodes int64) {
+	s := d.s
+	s.mu.Lock()
+	var desc *registry.Layer
+	for _, t := range s.held[i.Manifest] {
+		if depth >= 1 && depth <= len(t.image.Layers) {
+			desc = &t.image.Layers[depth-1]
+		}
+	}
+	s.mu.Unlock()
+	if desc == nil {
+		return 0, 0
+	}
+	if info, ok := s.n.store.Lookup(blob.DigestID(desc.Digest)); ok {
+		size, inodes = size+info.Allocated, inodes+4 // data, leaves, log, meta.json
+	}
+	if path, err := s.path("decoded", desc.Digest.String()); err == nil {
+		if st, err := os.Stat(path); err == nil {
+			size, inodes = size+allocated(st), inodes+1
+		}
+	}
+	return size, inodes
+}
+
+// hold keeps a tree for containerd, once however often it is asked for: the caller's reference becomes that one, or is
+// given back.
+func (s *images) hold(i snapshotter.Image, t *rootfs) {
+	s.mu.Lock()
+	held := s.held[i.Manifest]
+	if held == nil {
+		held = map[string]*rootfs{}
+		s.held[i.Manifest] = held
+	}
+	again := held[t.dir] == t || s.closing
+	if !again {
+		held[t.dir] = t
+	}
+	s.mu.Unlock()
+	if again {
+		s.releaseTree(t)
+	}
+}
+
+// free removes what is kept of a layer, unless somebody uses it.
+func (s *images) free(d registry.Layer) {
+	s.mu.Lock()
+	l := s.layers[d.Digest]
+	used := l != nil && l.refs > 0
+	s.mu.Unlock()
+	if used {
+		return
+	}
+	if l != nil {
+		<-l.gone
+	}
+	path, err := s.path("decoded", d.Digest.String())
+	if err == nil {
+		err = device.Remove(path)
+	}
+	ids := []blob.ID{blob.DigestID(d.Digest)}
+	if k, ok := s.knownIndexOf(d.Digest); ok {
+		ids = append(ids, k.link().ID())
+	}
+	for _, id := range ids {
+		if info, ok := s.n.store.Lookup(id); ok && !info.Pinned {
+			err = errors.Join(err, s.n.store.Remove(id))
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.n.log.Warn("something of a removed image stays", "layer", d.Digest, "err", err)
+	}
+}
+
+// imageOf resolves what containerd names: the very manifest, which is remembered once it has been read.
+func (s *images) imageOf(ctx context.Context, i snapshotter.Image) (*registry.Image, error) {
+	ref, err := registry.Parse(i.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if i.Manifest != "" {
+		digest, err := blob.ParseDigest(i.Manifest)
+		if err != nil {
+			return nil, err
+		}
+		ref = ref.At(digest)
+	}
+	img, _, err := s.resolve(ctx, ref.String(), "", control.Options{})
+	return img, err
+}
+
+// ServeSnapshotter serves containerd's snapshotter on a unix socket until the node is closed.
+func (n *Node) ServeSnapshotter(socket string) error {
+	s, err := n.imageDoor()
+	if err != nil {
+		return err
+	}
+	root, err := s.path("snapshots", "metadata.db")
+	if err != nil {
+		return err
+	}
+	server, err := snapshotter.New(filepath.Dir(root), door{s}, n.log)
+	if err != nil {
+		return control.Local(fmt.Errorf("snapshotter: %w", err))
+	}
+	served := make(chan struct{})
+	n.mu.Lock()
+	n.doors = append(n.doors, func() error {
+		<-served
+		return server.Close()
+	})
+	n.mu.Unlock()
+	n.wg.Go(func() {
+		defer close(served)
+		if err := server.Serve(n.asking, socket); err != nil && n.asking.Err() == nil {
+			n.log.Error("containerd's snapshotter is not served any more", "err", err)
+			n.mu.Lock()
+			n.end()
+			n.mu.Unlock()
+		}
+	})
+	return nil
+}
