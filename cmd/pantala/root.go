@@ -70,7 +70,7 @@ func (a *app) root() *cobra.Command {
 	)
 	root.AddCommand(
 		a.mountCommand(), a.umountCommand(), a.getCommand(), a.shareCommand(),
-		a.daemonCommand(), a.trackerCommand(), a.limitsCommand(),
+		a.daemonCommand(), a.trackerCommand(), a.limitsCommand(), a.setupCommand(),
 		a.statusCommand(), a.cacheCommand(), a.profileCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	root.InitDefaultHelpCmd()
