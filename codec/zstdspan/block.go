@@ -20,6 +20,9 @@ type decoder struct {
 	source      *pages
 	uses        []use
 
+	// clip: what a block has behind the end of the output is left out (Span: a span may end inside of a block).
+	clip bool
+
 	in       [pad + maxBlock + pad]byte // a stored block, with room to load words beyond it
 	literals [maxBlock + pad]byte
 	weights  table
@@ -41,26 +44,27 @@ func (d *decoder) begin(f frame) {
 }
 
 // block decodes a block, whose stored bytes stand at d.in[pad:], to dst[n:limit] and returns the new n. It may write
-// anything behind that.
+// anything between that and limit.
 func (d *decoder) block(h blockHeader, dst []byte, n, limit int) (int, error) {
 	switch h.kind {
 	case kindRaw:
-		if n+h.size > limit {
+		if n+h.size > limit && !d.clip {
 			return n, damage("more bytes than expected")
 		}
-		return n + copy(dst[n:], d.in[pad:pad+h.size]), nil
+		return n + copy(dst[n:limit], d.in[pad:pad+h.size]), nil
 	case kindRun:
-		if n+h.size > limit {
+		if n+h.size > limit && !d.clip {
 			return n, damage("more bytes than expected")
 		}
-		fill(dst[n:n+h.size], d.in[pad])
-		return n + h.size, nil
+		end := min(n+h.size, limit)
+		fill(dst[n:end], d.in[pad])
+		return end, nil
 	}
 	literals, at, err := d.readLiterals(pad, pad+h.size)
 	if err != nil {
 		return n, err
 	}
-	return d.readSequences(at, pad+h.size, literals, dst, n, min(limit, n+d.frame.block()))
+	return d.readSequences(at, pad+h.size, literals, dst, n, limit)
 }
 
 func fill(p []byte, b byte) {
@@ -169,10 +173,7 @@ func (d *decoder) readSequences(at, end int, literals, dst []byte, n, limit int)
 		if at != end {
 			return n, damage("bytes behind a block")
 		}
-		if n+len(literals) > limit {
-			return n, damage("more bytes than expected")
-		}
-		return n + copy(dst[n:], literals), nil
+		return d.tail(literals, dst, n, limit)
 	}
 	if at >= end {
 		return n, damage("sequences cut short")
@@ -215,6 +216,7 @@ func (d *decoder) carryOut(count int, r *reverse, literals, dst []byte, n, limit
 	rep0, rep1, rep2 := d.reps[0], d.reps[1], d.reps[2]
 	window := uint32(min(d.frame.window, MaxWindow))
 	edge := d.edge
+	most := min(limit, n+d.frame.block())
 	lit := 0 // how many literals are used
 	for count > 0 {
 		if !r.load() {
@@ -258,8 +260,16 @@ func (d *decoder) carryOut(count int, r *reverse, literals, dst []byte, n, limit
 			os = uint64(o.next()) + r.read(o.nbits())
 		}
 		// offset 0 becomes the largest number: it is refused too.
-		if offset-1 >= window || run > len(literals)-lit || n+run+match > limit {
+		if offset-1 >= window || run > len(literals)-lit {
 			return n, damage("a sequence that reaches too far")
+		}
+		clipped := n+run+match > most
+		if clipped {
+			if !d.clip || most < len(dst) {
+				return n, damage("more bytes than expected")
+			}
+			run = min(run, most-n)
+			match = min(match, most-n-run)
 		}
 		if run <= 16 && n+16 <= len(dst) {
 			// Behind the literals there are pad bytes, whichever buffer they are in.
@@ -271,6 +281,9 @@ func (d *decoder) carryOut(count int, r *reverse, literals, dst []byte, n, limit
 		}
 		n += run
 		lit += run
+		if clipped && match == 0 {
+			return n, nil
+		}
 		from := n - int(offset)
 		if from < edge {
 			done, err := d.before(dst, n, from, match)
@@ -278,12 +291,12 @@ func (d *decoder) carryOut(count int, r *reverse, literals, dst []byte, n, limit
 				return n, err
 			}
 			n += done
-			if match -= done; match == 0 {
+			from += done
+			if match -= done; match == 0 && !clipped {
 				continue
 			}
-			from += done
 		}
-		if match <= 32 && offset >= 16 && n+32 <= len(dst) {
+		if offset >= 16 && match <= 32 && n+32 <= len(dst) {
 			p, q := dst[n:n+32:n+32], dst[from:from+32]
 			binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(q))
 			binary.LittleEndian.PutUint64(p[8:], binary.LittleEndian.Uint64(q[8:]))
@@ -300,15 +313,23 @@ func (d *decoder) carryOut(count int, r *reverse, literals, dst []byte, n, limit
 				match -= c
 			}
 		}
+		if clipped {
+			return n, nil
+		}
 	}
 	d.reps = [3]uint32{rep0, rep1, rep2}
 	if r.left() != 0 {
 		return n, damage("sequences that do not end where their stream does")
 	}
-	if n+len(literals)-lit > limit {
+	return d.tail(literals[lit:], dst, n, most)
+}
+
+// tail copies the literals behind the last sequence.
+func (d *decoder) tail(literals, dst []byte, n, limit int) (int, error) {
+	if n+len(literals) > limit && !(d.clip && limit == len(dst)) {
 		return n, damage("more bytes than expected")
 	}
-	return n + copy(dst[n:], literals[lit:]), nil
+	return n + copy(dst[n:limit], literals), nil
 }
 
 // before sees to the part of a match that begins before the edge. It returns how many bytes of it are copied: what

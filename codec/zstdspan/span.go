@@ -16,9 +16,15 @@ type reader struct {
 	scratch []byte // an unpacked window
 }
 
-var readers = sync.Pool{New: func() any { return new(reader) }}
+var readers = sync.Pool{New: func() any { return newReader() }}
 
-// Span decodes a stretch of a stream; see [codec.Span]. Content checksums are not looked at: a span rarely has all that
+func newReader() *reader {
+	r := new(reader)
+	r.clip = true
+	return r
+}
+
+// Span decodes a stretch of a stream; see [codec.Span]. It may end anywhere, even inside of a block. Content checksums are not looked at: a span rarely has all that
 // they are of.
 func Span(dst, src []byte, bit uint8, window []byte) error {
 	if bit != 0 {

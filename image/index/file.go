@@ -18,8 +18,11 @@ const (
 	magic      = "PANTALIX"
 	version    = 1
 	headerSize = 256
-	spanSize   = 72
+	spanSize   = 80
 	formatSize = 16
+	// maxPad is more than the zeros behind a span: up to the next block, and from the start of a block to a chunk behind
+	// a hole.
+	maxPad = 2048
 	// MaxSpan is the longest span, in decoded and in stored bytes: it is decoded as a whole, in memory.
 	MaxSpan = 1 << 30
 )
@@ -51,7 +54,7 @@ func Encode(w io.Writer, f Facts, entries *Entries, spans []Span, windows [][]by
 			s.Window = Window{end, int64(len(windows[i]))}
 			end += s.Window.Length
 		}
-		if s.Length > MaxSpan || s.StoredLength > MaxSpan || s.Window.Length > MaxSpan {
+		if s.Length > MaxSpan || s.StoredLength > MaxSpan || s.Window.Length > MaxSpan || s.Skip > MaxSpan {
 			return 0, fmt.Errorf("%w: a span of %d bytes, stored as %d, is longer than %d", blob.ErrInvalid, s.Length, s.StoredLength, MaxSpan)
 		}
 		le.PutUint64(b[0:], uint64(s.Device))
@@ -60,8 +63,10 @@ func Encode(w io.Writer, f Facts, entries *Entries, spans []Span, windows [][]by
 		le.PutUint32(b[24:], uint32(s.Length))
 		le.PutUint32(b[28:], uint32(s.StoredLength))
 		le.PutUint32(b[32:], uint32(s.Window.Length))
-		b[36], b[37] = byte(s.Codec), s.Bit
+		b[36], b[37], b[38] = byte(s.Codec), s.Bit, byte(s.Kind)
 		copy(b[40:], s.Digest[:])
+		le.PutUint32(b[72:], uint32(s.Skip))
+		le.PutUint32(b[76:], uint32(s.Pad))
 	}
 	for i := range f.Roots {
 		copy(head[rootsAt+int64(i)*int64(len(f.Roots[i])):], f.Roots[i][:])
@@ -207,14 +212,17 @@ func parse(head []byte, size int64) (*Index, error) {
 			Stored: int64(le.Uint64(b[8:])), StoredLength: int64(le.Uint32(b[28:])),
 			Codec: Codec(b[36]), Bit: b[37], Digest: blob.Hash(b[40:]),
 			Window: Window{int64(le.Uint64(b[16:])), int64(le.Uint32(b[32:]))},
+			Kind:   DigestKind(b[38]), Skip: int64(le.Uint32(b[72:])), Pad: int64(le.Uint32(b[76:])),
 		}
 		switch w := s.Window; {
 		case s.Device != at || s.Length == 0 || s.Length > MaxSpan || s.Length > x.Size-at:
 			return bad("span %d has %d bytes at %d, not at %d", i, s.Length, s.Device, at)
 		case s.Stored < 0 || s.Stored > x.Stored || s.StoredLength > min(MaxSpan, x.Stored-s.Stored):
 			return bad("span %d is stored at %d, %d bytes, of a blob of %d", i, s.Stored, s.StoredLength, x.Stored)
-		case s.Codec > Zstd || s.Bit > 7 || s.Codec == Stored && s.StoredLength != s.Length:
+		case s.Codec > Zstd || s.Bit > 7 || s.Codec == Stored && (s.StoredLength != s.Decoded() || s.Skip > 0):
 			return bad("span %d has codec %d, bit %d", i, s.Codec, s.Bit)
+		case s.Kind > StoredChunk || s.Pad >= maxPad || s.Pad > s.Length || s.Skip > MaxSpan-s.Length:
+			return bad("span %d has a digest of kind %d, %d bytes before and %d behind it", i, s.Kind, s.Skip, s.Pad)
 		case w.Length == 0 && w.Offset != 0, w.Length > 0 && (w.Offset < int64(len(head)) || w.Offset > size || w.Length > min(MaxSpan, size-w.Offset)):
 			return bad("span %d has its window at %d, %d bytes, in a file of %d", i, w.Offset, w.Length, size)
 		}

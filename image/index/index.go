@@ -1,6 +1,11 @@
 package index
 
-import "github.com/pantala/pantala/blob"
+import (
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/pantala/pantala/blob"
+)
 
 // Entry is one member of a layer's archive, as it stands there: names are neither cleaned nor interpreted, so a
 // whiteout is an entry like any other. What they mean together is for image/tree to say.
@@ -28,6 +33,10 @@ type Extent struct {
 	File, Device, Length int64
 }
 
+// ErrFormat is what the readers of formats (estargz, zstdchunked, soci) return for a layer that is of another: read it as
+// a whole. Its class is blob.ErrNotFound.
+var ErrFormat = fmt.Errorf("%w: a table of contents in this format", blob.ErrNotFound)
+
 // Codec says how the stored bytes of a span become its decoded bytes.
 type Codec uint8
 
@@ -37,23 +46,51 @@ const (
 	Zstd                 // RFC 8878
 )
 
+// DigestKind says what the digest of a span is of.
+type DigestKind uint8
+
+const (
+	Merkle      DigestKind = iota // Root of the decoded bytes
+	Chunk                         // SHA-256 of the decoded bytes: eStargz, zstd:chunked
+	StoredChunk                   // SHA-256 of the stored bytes, all StoredLength of them: SOCI
+)
+
 // Span is a stretch of a layer that is decoded, and verified, as a whole. Spans follow each other without gaps in the
 // address space, Device 0 first.
 type Span struct {
 	Device       int64 // offset of its first byte in the layer's address space
-	Length       int64 // decoded bytes
+	Length       int64 // bytes of the address space: what is decoded, then Pad zeros
 	Stored       int64 // offset of its first stored byte in the layer's blob
 	StoredLength int64 // stored bytes that decoding may look at
+	Skip         int64 // decoded bytes before those of the span, which belong to others
+	Pad          int64 // zeros at its end, less than 2048: where chunks are laid out so that files begin at blocks
 	Codec        Codec
-	Bit          uint8     // see codec.Point
-	Window       Window    // what codec.Span needs beside the stored bytes
-	Digest       blob.Hash // Root of the decoded bytes
+	Bit          uint8  // see codec.Point
+	Window       Window // what codec.Span needs beside the stored bytes
+	Kind         DigestKind
+	Digest       blob.Hash // of the decoded bytes, without Skip and Pad, or of the stored ones
+}
+
+// Decoded is how many bytes of the span come out of decoding: all but its padding.
+func (s *Span) Decoded() int64 { return s.Length - s.Pad }
+
+// Verify reports whether the digest matches. stored are StoredLength bytes, decoded the Decoded bytes behind Skip.
+func (s *Span) Verify(stored, decoded []byte) bool {
+	switch s.Kind {
+	case Merkle:
+		return Root(decoded) == s.Digest
+	case Chunk:
+		return sha256.Sum256(decoded) == s.Digest
+	case StoredChunk:
+		return sha256.Sum256(stored) == s.Digest
+	}
+	return false
 }
 
 // Window is an extent of the index file. Length 0: none is needed.
 type Window struct{ Offset, Length int64 }
 
-// Root is the digest of a span: the BEP 52 merkle root over its leaves of 16 KiB, counted from its first byte.
+// Root is the digest of a span of an index of ours: the BEP 52 merkle root over its leaves of 16 KiB, counted from its first byte.
 func Root(decoded []byte) blob.Hash {
 	n := uint32((len(decoded) + blob.BlockSize - 1) / blob.BlockSize)
 	leaves := make([]blob.Hash, n)
