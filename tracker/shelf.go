@@ -227,22 +227,27 @@ func (s *shelf) vouch(now time.Time, layer blob.Hash, c IndexClaim, v vouch) boo
 	return took
 }
 
-// drop takes back what a host said about a layer.
-func (s *shelf) drop(layer blob.Hash, host hostID) {
+// drop takes back what a host said about a layer. When another node of the host, at another port than port, was the last
+// to say it, that one's word stays, and drop is false; port 0 is any.
+func (s *shelf) drop(layer blob.Hash, host hostID, port uint16) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.layers.get(layer)
 	if !ok {
-		return
+		return true
 	}
 	if own := slices.IndexFunc(r.vouches, func(o vouch) bool { return o.host == host }); own >= 0 {
+		if said := r.vouches[own].peer.addr.Port(); port != 0 && said != port {
+			return false
+		}
 		r.drop(own)
 	}
 	if len(r.vouches) == 0 {
 		s.layers.remove(layer)
-		return
+		return true
 	}
 	s.layers.resize(layer, r.cost())
+	return true
 }
 
 // claims is what a node is told about layers. It is the node at port of host asks, which is not told of itself.

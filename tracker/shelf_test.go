@@ -81,7 +81,7 @@ func TestShelfProperties(t *testing.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, 3000).Draw(t, "seconds")) * time.Second)
 				s.sweep(now)
 			case 1:
-				s.drop(layer, host)
+				s.drop(layer, host, 0)
 				for _, c := range s.claims(now, []blob.Hash{layer}, hostID{}, 0) {
 					if slices.Contains(c.peers, peer) {
 						t.Fatalf("host %d has taken its word back", n)
@@ -354,4 +354,21 @@ func FuzzRecordsReply(f *testing.F) {
 			t.Fatalf("%v: %q became %q", err, r.append(nil), again.append(nil))
 		}
 	})
+}
+
+// TestDropOfAnotherNode: a node that goes takes back its own word, and not that of another one on the same host.
+func TestDropOfAnotherNode(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	host, layer := hostOf(netip.MustParseAddr("192.0.2.1")), blob.Hash{7}
+	s := newShelf()
+	for _, port := range []uint16{6881, 6882} {
+		peer := planPeer{addr: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}
+		s.vouch(now, layer, claimOf(1), vouch{host: host, peer: peer, since: now.Unix(), at: now.Unix()})
+	}
+	if s.drop(layer, host, 6881) || len(s.claims(now, []blob.Hash{layer}, hostID{}, 0)) != 1 {
+		t.Error("the word of the node at 6882 went with that of 6881")
+	}
+	if !s.drop(layer, host, 6882) || len(s.claims(now, []blob.Hash{layer}, hostID{}, 0)) != 0 {
+		t.Error("the word of the node at 6882 stayed")
+	}
 }
