@@ -5,8 +5,11 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/pantala/pantala/blob"
 )
 
 // What one address may ask for: units, of which each layer that is asked about or claimed takes one and a profile
