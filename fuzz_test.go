@@ -15,12 +15,12 @@ import (
 // trackers, and of registries and what images are made of.
 var hostile = []string{
 	"metainfo.FuzzParse", "metainfo.FuzzMagnet", "bencode.FuzzCut",
-	"peerwire.FuzzReader", "peerwire.FuzzExtension", "peerwire.FuzzPEX", "peerwire.FuzzMetadata",
+	"peerwire.FuzzReader", "peerwire.FuzzExtension", "peerwire.FuzzPEX", "peerwire.FuzzMetadata", "peerwire.FuzzIndex",
 	"blob.FuzzLeaves", "blob.FuzzTree",
-	"tracker.FuzzAnnounceReply", "tracker.FuzzPlanReply", "tracker.FuzzUDPReply",
+	"tracker.FuzzAnnounceReply", "tracker.FuzzPlanReply", "tracker.FuzzUDPReply", "tracker.FuzzRecords", "tracker.FuzzRecordsReply",
 	"discovery.FuzzKRPC", "discovery.FuzzAnnounce",
 	"zstdspan.FuzzScan", "zstdspan.FuzzSpan",
-	"tarscan.FuzzScan", "index.FuzzOpen", "index.FuzzEntries",
+	"tarscan.FuzzScan", "index.FuzzOpen", "index.FuzzEntries", "profile.FuzzParse",
 	"registry.FuzzParse", "registry.FuzzManifest", "registry.FuzzHosts", "registry.FuzzAuth",
 }
 

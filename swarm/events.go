@@ -286,6 +286,7 @@ func (e peerSays) apply(l *loop) {
 		p.queue = max(e.h.Queue, 16)
 	}
 	l.pexSaid(p, e.h)
+	l.indexMet(p, e.h)
 	l.allow(p)
 	if p.ours() && !p.closing && !p.known {
 		l.meet(p)

@@ -11,6 +11,7 @@ import (
 const (
 	extPEX      uint8 = 1               // ut_pex, BEP 11
 	extMetadata uint8 = 2               // ut_metadata, BEP 9
+	extIndex    uint8 = 3               // pantala_index, docs/wire.md
 	extRuns     uint8 = peerwire.RunsID // pantala, docs/wire.md
 )
 
@@ -21,6 +22,7 @@ func (t *Torrent) extensions() map[string]uint8 {
 	if t.metadata() != nil {
 		m[peerwire.MetadataName] = extMetadata
 	}
+	maps.Copy(m, t.indexOffer())
 	maps.Copy(m, t.runsOffer())
 	return m
 }
@@ -33,6 +35,8 @@ func (p *peer) extended(m peerwire.Message) error {
 		return p.pexCame(m.Data)
 	case extMetadata:
 		return p.metadataCame(m.Data)
+	case extIndex:
+		return p.indexCame(m.Data)
 	}
 	return nil
 }

@@ -22,6 +22,8 @@ type loop struct {
 	fouls map[netip.Addr]int // banned peer ids by address
 
 	gossip gossip
+	// asksIndex: peers are asked which index the layer has.
+	asksIndex bool
 
 	pending [blob.Background + 1][]*part // queued parts by class
 	active  map[*part]struct{}           // asked parts

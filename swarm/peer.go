@@ -44,6 +44,8 @@ type peer struct {
 	pexHeard pexRate
 	alms     int // blocks that it had while it was choked
 	metadata metadataPeer
+	// indexHeard counts what it said about the index of the layer.
+	indexHeard indexPeer
 
 	// Owned by the loop.
 	have       set  // what it has
@@ -69,6 +71,7 @@ type peer struct {
 	replaced   bool // by another connection to the same peer
 	known      bool // as a peer of ours
 	pex        pexTold
+	index      indexTold
 	moved      lastMoved
 	helps      time.Time // it is not asked for help before
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/pace"
+	"github.com/pantala/pantala/peerwire"
 	"github.com/pantala/pantala/relay"
 )
 
@@ -72,6 +73,12 @@ type Config struct {
 	// that are absent here: whoever fetches for the store should bring them, too. It is called by readers,
 	// again and again for the same blocks, and must not block.
 	OnWanted func(blob.Run)
+	// Index, if set, says that the blob is a layer of an image, and which files this node vouches for as its index:
+	// peers that ask are told the first four. It is called on the event loop and must not block.
+	Index func() []peerwire.IndexClaim
+	// OnIndex takes what a peer that listens at an address (zero: not known) says after [Torrent.AskIndex]. It may lie.
+	// It is called on the event loop and must not block.
+	OnIndex func(peer netip.AddrPort, claims []peerwire.IndexClaim)
 	// AwaitPlan is how long bulk transfer waits for the first assignment; 0: it does not. A node that has a
 	// tracker gives it the time to say who takes what from whom, before everybody asks the one seeder.
 	AwaitPlan time.Duration
