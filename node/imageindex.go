@@ -248,9 +248,6 @@ func (s *images) buildIndex(ctx context.Context, l *layer, decoded string) (_ *i
 		return nil, err
 	}
 	x, err := index.Open(ctx, file.fetch)
-	if err == nil {
-		err = control.Local(device.Seal(decoded))
-	}
 	if err != nil {
 		s.n.release(file)
 		return nil, err

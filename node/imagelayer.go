@@ -112,14 +112,14 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 		}
 	}
 	l.device, err = device.Open(device.Config{
-		Index: l.index, Windows: l.windows.fetch, Stored: l.stored.fetch, Path: decoded, Pool: s.decoders,
+		Index: l.index, Windows: l.windows.fetch, Stored: l.stored.fetch, Path: decoded, Pool: s.decoders, Whole: l.built,
 		Timeout: l.stored.patience.timeout, Log: s.n.log, OnTouch: l.touch,
 	})
 	if err != nil {
 		return control.Local(err)
 	}
 	s.vouch(l.desc.Digest, found.known)
-	if l.device.Complete() {
+	if l.device.Present() == l.device.Size() {
 		l.path = decoded
 		return nil
 	}

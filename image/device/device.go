@@ -24,6 +24,9 @@ type Config struct {
 	Path    string        // the file of decoded bytes; it is made, or what is right of it is kept
 	Pool    *Pool         // required; shared by the devices of a node
 	Name    string        // of the layer, for messages; "": its digest
+	// Whole says that the caller has just written all of the file, and verified it. It is sealed in the background,
+	// which takes as long as the disk does.
+	Whole bool
 
 	// Timeout is how long a read waits for stored bytes; 0: [blob.DefaultTimeout], < 0: for ever.
 	Timeout time.Duration
@@ -97,10 +100,13 @@ func Open(c Config) (*Device, error) {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	d.left.Store(int64(len(d.spans)))
-	if err := d.openFile(); err != nil {
+	if err := d.openFile(c.Whole); err != nil {
 		return nil, err
 	}
 	d.ctx, d.stop = context.WithCancel(context.Background())
+	if d.left.Load() == 0 && !d.Complete() {
+		d.flying.Go(d.seal)
+	}
 	return d, nil
 }
 
@@ -165,7 +171,8 @@ func (d *Device) Close() error {
 // Size is the length of the layer's address space in bytes.
 func (d *Device) Size() int64 { return d.size }
 
-// Present is how many bytes are in the file and verified, or of a sealed file.
+// Present is how many bytes are in the file and verified, or of a sealed file. When it is Size, the file can be used
+// without this device, by those who know that the machine has not been down since.
 func (d *Device) Present() int64 { return d.bytes.Load() }
 
 // Complete reports whether all of the file is there, on stable storage, and sealed.

@@ -19,8 +19,8 @@ import (
 // sealSuffix is appended to the path of a device's file for that of its seal.
 const sealSuffix = ".complete"
 
-// openFile opens or makes the file, and finds out what of it may be right.
-func (d *Device) openFile() (err error) {
+// openFile opens or makes the file, and finds out what of it may be right. whole: all of it is.
+func (d *Device) openFile(whole bool) (err error) {
 	d.file, err = os.OpenFile(d.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("file of layer %s: %w", d.name, err)
@@ -40,7 +40,13 @@ func (d *Device) openFile() (err error) {
 			return err
 		}
 	}
-	if st.Size() != d.size {
+	if whole = whole && st.Size() == d.size; whole {
+		for i := range d.spans {
+			d.present.set(uint32(i))
+		}
+		d.left.Store(0)
+		d.bytes.Store(d.size)
+	} else if st.Size() != d.size {
 		// A file of another length is no device of this layer.
 		if err := errors.Join(d.file.Truncate(0), d.file.Truncate(d.size)); err != nil {
 			return fmt.Errorf("file of layer %s: make room for %d bytes: %w", d.name, d.size, err)

@@ -205,3 +205,38 @@ func TestSeal(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestWhole: a file that its caller has just written is served at once, sealed soon, and believed after a restart; one
+// of another length is not.
+func TestWhole(t *testing.T) {
+	l := newLayer(5, even(20, 100_003)...)
+	path := filepath.Join(t.TempDir(), "layer")
+	if err := os.WriteFile(path, l.decoded, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Index: l.index, Windows: &memory{bytes: l.file}, Stored: &memory{bytes: l.stored}, Path: path, Pool: NewPool(PoolOptions{}), Whole: true}
+	d, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Present() != d.Size() {
+		t.Errorf("%d of %d bytes are present", d.Present(), d.Size())
+	}
+	<-d.Completed()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !Sealed(path, int64(len(l.decoded))) {
+		t.Error("not sealed")
+	}
+	if err := os.WriteFile(path, l.decoded[:1<<20], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Open(c); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if d.Present() != 0 {
+		t.Errorf("%d bytes of a file that is too short are believed", d.Present())
+	}
+}
