@@ -94,7 +94,7 @@ func corpus(t testing.TB) []sample {
 			continue
 		}
 		in := plain
-		if args[1] == "-11" { // zopfli, which takes a second for 100 KiB
+		if args[1] == "-11" { // zopfli, which takes its time
 			in = plain[:200<<10]
 		}
 		cmd := exec.Command(args[0], append(args[1:], "-c")...)
@@ -114,7 +114,7 @@ func corpus(t testing.TB) []sample {
 	return all
 }
 
-var bigContent = sync.OnceValue(func() []byte { return content(3 << 20) })
+var bigContent = sync.OnceValue(func() []byte { return content(1 << 20) })
 
 // inGo are the files of encoders that are libraries, or ours.
 var inGo = sync.OnceValue(func() (all []sample) {
@@ -175,7 +175,7 @@ var inGo = sync.OnceValue(func() (all []sample) {
 
 	for name, kinds := range map[string][]int{"made-fixed": {1}, "made-dynamic": {2}, "made-stored": {0}, "made-mixed": {0, 1, 2}} {
 		for seed := range uint64(3) {
-			stored, decoded := generated(seed, 1+int(seed), 60, 20000, kinds...)
+			stored, decoded := generated(seed, 1+int(seed), 20, 5000, kinds...)
 			add(name, stored, decoded)
 		}
 	}

@@ -6,12 +6,11 @@ import (
 )
 
 const (
-	// inSlack is what one round of fast may read beyond where it begins: it refills four times, by at most 7 bytes,
-	// and looks at 8.
+	// inSlack is how far fast may read beyond where a round of its loop begins: it refills four times at most, by at
+	// most 7 bytes, and looks at 8.
 	inSlack = 4*7 + 8
-	// outSlack is what one round may write: three literals and a match, copied in strides of 16 bytes of which the
-	// first may begin after three shorter ones of 8.
-	outSlack = 3 + maxMatch + 3*8 + 32
+	// outSlack is how far it may write: three literals, a match, and what the last stride of 32 bytes writes beyond it.
+	outSlack = 3 + maxMatch + 32
 )
 
 // fast decodes as long as input and output are far from their ends. All it reads and writes through pointers lies
@@ -56,14 +55,21 @@ func (d *decoder) fast(out []byte, o int) (int, status) {
 					bits -= uint(e & 63)
 					*(*uint8)(unsafe.Add(op, o)) = uint8(e >> 16)
 					o++
-					buf |= load64(in, pos) << (bits & 63)
-					pos += int((63 - bits) >> 3)
-					bits |= 56
 					e = lit[buf&(1<<litBits-1)]
-					if pos > inEnd || o > outEnd {
-						break
+					if e&literal != 0 {
+						buf >>= e & 63
+						bits -= uint(e & 63)
+						*(*uint8)(unsafe.Add(op, o)) = uint8(e >> 16)
+						o++
+						e = lit[buf&(1<<litBits-1)]
+						buf |= load64(in, pos) << (bits & 63)
+						pos += int((63 - bits) >> 3)
+						bits |= 56
+						if pos > inEnd || o > outEnd {
+							break
+						}
+						continue
 					}
-					continue
 				}
 			}
 			buf |= load64(in, pos) << (bits & 63)
@@ -102,11 +108,13 @@ func (d *decoder) fast(out []byte, o int) (int, status) {
 			}
 		}
 
-		// A length takes 20 bits, a distance 28: a refill is enough for both.
-		n := int(e>>16) + int(buf&(1<<(e&63)-1)>>(e>>8&31))
+		// A length takes 20 bits, a distance 28: a refill is enough for both. The lookups come first, since all that
+		// follows waits for them.
+		length, held := e, buf
 		buf >>= e & 63
 		bits -= uint(e & 63)
 		e = dist[buf&(1<<distBits-1)]
+		n := int(length>>16) + int(held&(1<<(length&63)-1)>>(length>>8&31))
 		if e&special != 0 {
 			if e&second == 0 {
 				st = d.fail("a distance that must not occur")
@@ -120,14 +128,20 @@ func (d *decoder) fast(out []byte, o int) (int, status) {
 				break
 			}
 		}
-		back := int(e>>16) + int(buf&(1<<(e&63)-1)>>(e>>8&31))
+		distance, held := e, buf
 		buf >>= e & 63
 		bits -= uint(e & 63)
-
+		e = lit[buf&(1<<litBits-1)]
+		if bits < litBits {
+			buf |= load64(in, pos) << (bits & 63)
+			pos += int((63 - bits) >> 3)
+			bits |= 56
+			e = lit[buf&(1<<litBits-1)]
+		}
+		back := int(distance>>16) + int(held&(1<<(distance&63)-1)>>(distance>>8&31))
 		buf |= load64(in, pos) << (bits & 63)
 		pos += int((63 - bits) >> 3)
 		bits |= 56
-		e = lit[buf&(1<<litBits-1)]
 
 		if o-back < floor {
 			copied, ok := d.reach(out, o, back, n)
@@ -147,10 +161,12 @@ func (d *decoder) fast(out []byte, o int) (int, status) {
 		switch {
 		case back >= 16:
 			*(*[16]byte)(to) = *(*[16]byte)(from)
-			for n > 16 {
-				n -= 16
-				to, from = unsafe.Add(to, 16), unsafe.Add(from, 16)
+			*(*[16]byte)(unsafe.Add(to, 16)) = *(*[16]byte)(unsafe.Add(from, 16))
+			for n > 32 {
+				n -= 32
+				to, from = unsafe.Add(to, 32), unsafe.Add(from, 32)
 				*(*[16]byte)(to) = *(*[16]byte)(from)
+				*(*[16]byte)(unsafe.Add(to, 16)) = *(*[16]byte)(unsafe.Add(from, 16))
 			}
 		case back == 1:
 			v := uint64(*(*uint8)(from)) * 0x0101010101010101
