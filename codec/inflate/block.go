@@ -5,7 +5,9 @@ import "encoding/binary"
 const (
 	winSize  = 32 << 10 // RFC 1951 section 2: distances reach no further
 	maxMatch = 258      // section 3.2.5
-	maxStock = 286 + 30 // symbols of both alphabets that may occur
+	maxLits  = 286      // symbols of both alphabets that may occur, section 3.2.7
+	maxDists = 30
+	maxStock = maxLits + maxDists
 
 	// maxHeader is more than a block's header takes: 17 bits, 19 lengths of 3 bits, and at most 14 bits for each of
 	// the 316 lengths make 564 bytes.
@@ -32,6 +34,14 @@ const (
 	inHuffman
 )
 
+// block is what the header of a block says (RFC 1951 sections 3.2.3 and 3.2.7).
+type block struct {
+	final       bool // it is the last of its stream
+	fixed       bool // its codes are those of section 3.2.6; if not:
+	lits, dists int  // how many symbols its codes have
+	lengths     [maxStock]uint8
+}
+
 // decoder decodes one deflate stream from a slice to a slice. Both may be replaced while it runs, as long as what
 // is unread and the last winSize bytes that were written stay where floor, member and pos say.
 type decoder struct {
@@ -42,8 +52,8 @@ type decoder struct {
 	last bool   // in is the end of the input; otherwise run stops early, so that a symbol is never cut
 
 	phase  phase
-	final  bool // this block is the last of its stream
-	stored int  // bytes of a stored block still to come
+	block      // the one it is in
+	stored int // bytes of it still to come, if it is a stored one
 
 	// A match that begins before out[floor] goes to reach; it is damage when it begins before out[member], or, where
 	// there is a past, before that.
@@ -53,10 +63,9 @@ type decoder struct {
 
 	fault string // what is wrong
 
-	lit     [litSize]entry
-	dist    [distSize]entry
-	lengths [maxStock + 4]uint8
-	fixed   bool // lit and dist are those of section 3.2.6
+	lit       [litSize]entry
+	dist      [distSize]entry
+	haveFixed bool // lit and dist are those of section 3.2.6
 }
 
 // begin makes d ready for the stream, or the stretch of one from the end of a block on, at bit of in[pos].
@@ -189,12 +198,11 @@ func (d *decoder) header() bool {
 		d.phase, d.stored = inStored, int(n)
 		return true
 	case 1:
-		d.phase = inHuffman
-		d.buildFixed()
-		return true
+		d.fixed = true
+		return d.enter()
 	case 2:
-		d.phase, d.fixed = inHuffman, false
-		return d.dynamic()
+		d.fixed = false
+		return d.dynamic() && d.enter()
 	}
 	d.fail("a block of reserved type")
 	return false
@@ -214,33 +222,39 @@ var fixedLengths = func() (l [288]uint8) {
 	return l
 }()
 
-// buildFixed makes the tables of RFC 1951 section 3.2.6.
-func (d *decoder) buildFixed() {
-	if d.fixed {
-		return
+var fixedDists = [32]uint8{5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5}
+
+// enter makes the tables of a block with codes.
+func (d *decoder) enter() bool {
+	d.phase = inHuffman
+	if d.fixed && d.haveFixed {
+		return true
 	}
-	five := d.lengths[:32]
-	for i := range five {
-		five[i] = 5
+	lits, dists := fixedLengths[:], fixedDists[:]
+	if !d.fixed {
+		lits, dists = d.lengths[:d.lits], d.lengths[d.lits:d.lits+d.dists]
 	}
-	if !build(d.lit[:], litBits, fixedLengths[:], litSymbols[:]) || !build(d.dist[:], distBits, five, distSymbols[:]) {
-		panic("BUG: the fixed codes are codes")
+	d.haveFixed = d.fixed
+	if !build(d.dist[:], distBits, dists, distSymbols[:]) || !build(d.lit[:], litBits, lits, litSymbols[:]) {
+		d.fail("the code lengths of a block do not make a prefix code")
+		return false
 	}
-	d.fixed = true
+	return true
 }
 
 // lengthOrder is the order in which the lengths of the lengths' code are written: RFC 1951 section 3.2.7.
 var lengthOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 
-// dynamic reads the codes of a block and builds its tables: RFC 1951 section 3.2.7.
+// dynamic reads the lengths of the codes of a block: RFC 1951 section 3.2.7.
 func (d *decoder) dynamic() bool {
 	sizes, ok := d.take(14)
 	if !ok {
 		d.fail(endsEarly)
 		return false
 	}
-	lits, dists, lens := int(sizes&31)+257, int(sizes>>5&31)+1, int(sizes>>10)+4
-	if lits > 286 || dists > 30 {
+	lens := int(sizes>>10) + 4
+	d.lits, d.dists = int(sizes&31)+257, int(sizes>>5&31)+1
+	if d.lits > maxLits || d.dists > maxDists {
 		d.fail("a block with codes for more symbols than there are")
 		return false
 	}
@@ -258,7 +272,7 @@ func (d *decoder) dynamic() bool {
 		d.fail("the code of a block's code lengths is not a prefix code")
 		return false
 	}
-	all := d.lengths[:lits+dists]
+	all := d.lengths[:d.lits+d.dists]
 	for i := 0; i < len(all); {
 		d.fill(14)
 		e := table[d.buf&(1<<7-1)]
@@ -305,10 +319,6 @@ func (d *decoder) dynamic() bool {
 			all[i] = value
 			i++
 		}
-	}
-	if !build(d.dist[:], distBits, all[lits:], distSymbols[:]) || !build(d.lit[:], litBits, all[:lits], litSymbols[:]) {
-		d.fail("the code lengths of a block do not make a prefix code")
-		return false
 	}
 	return true
 }

@@ -179,6 +179,10 @@ var inGo = sync.OnceValue(func() (all []sample) {
 			add(name, stored, decoded)
 		}
 	}
+	for name, kind := range map[string]int{"one-block": 2, "one-fixed-block": 1} { // as igzip -0 writes them
+		stored, decoded := generated(9, 1, 1, 400000, kind)
+		add(name, stored, decoded)
+	}
 	slices.SortFunc(all, func(a, b sample) int { return bytes.Compare([]byte(a.name), []byte(b.name)) })
 	return all
 })

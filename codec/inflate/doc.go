@@ -5,9 +5,10 @@
 // of the 32 KiB before it that the data behind it refers to. That is a tenth of them, more or less, and so little
 // that an index with a point per MiB is less than a hundredth of its file. [Scan] finds out which by noting, for
 // 32 KiB behind a point, where each match reaches; that costs nothing elsewhere, since the check for matches which
-// reach too far is needed anyhow.
+// reach too far is needed anyhow. A block that is very long, as those of some fast encoders are, has points inside;
+// their windows hold the codes of the block, too.
 //
-// A point without a window always lies at the first byte of a member's header, and only there: a block end that
+// A point without a window always lies at the first byte of a member's header, and only there: one elsewhere that
 // needs nothing of what is before it has a window that says so. Whoever knows the start of a member from elsewhere,
 // as the table of contents of an eStargz layer tells it, decodes it by Span(dst, stored, 0, nil).
 //

@@ -108,7 +108,7 @@ type token struct {
 func (g *generator) tokens() (all []token) {
 	literals := 1 + g.r.IntN(256)
 	matches := g.r.IntN(10)
-	for range g.r.IntN(g.blocks + 1) {
+	for range g.blocks/2 + g.r.IntN(g.blocks/2+1) {
 		have := min(len(g.out)-g.member, winSize)
 		if have == 0 || g.r.IntN(10) >= matches {
 			b := g.r.IntN(literals)
@@ -280,11 +280,4 @@ func generated(seed uint64, members, blocks, symbols int, kinds ...int) (stored,
 		g.gzipMember(blocks)
 	}
 	return g.bytes, g.out
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }

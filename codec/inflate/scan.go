@@ -46,7 +46,9 @@ type scanner struct {
 	point   codec.Point
 	window  window
 	windows bool   // it needs one
-	scratch []byte // to pack it
+	within  bool   // it is inside of a block, which is
+	around  block  //
+	scratch []byte // to pack both
 }
 
 var scanners = sync.Pool{New: func() any { return new(scanner) }}
@@ -54,8 +56,9 @@ var scanners = sync.Pool{New: func() any { return new(scanner) }}
 // Scan decodes a gzip file: see codec.Scan. All its members are decoded, what is between and behind them must be
 // zeros, and their checksums and lengths must be right.
 //
-// Points are starts of members and ends of blocks, see the package comment; those with windows are at least 32 KiB
-// of decoded bytes apart. A spacing of 0 or less counts as none. No point but the first is at the end of the file.
+// Points are starts of members and ends of blocks or, where neither comes for twice the spacing, places inside of a
+// block; see the package comment. Those with windows are at least 32 KiB of decoded bytes apart. A spacing of 0 or less
+// counts as none. No point but the first is at the end of the file.
 func Scan(r io.Reader, space codec.Spacing, emit func(p []byte) error, mark func(codec.Point) error) error {
 	s := scanners.Get().(*scanner)
 	if space.Stored <= 0 {
@@ -164,16 +167,17 @@ func (s *scanner) header(first bool) (bool, error) {
 // start begins a member at the stored byte in: a place for a point that costs nothing.
 func (s *scanner) start(in int64) {
 	s.sum, s.size, s.member, s.floor = 0, 0, s.o, s.o
-	if s.due(in) {
+	if s.due(in, 1) {
 		s.waiting, s.windows = true, false
 		s.point = codec.Point{Out: s.before + int64(s.o), In: in}
 	}
 }
 
-// due reports whether there shall be a point here, at the stored byte in.
-func (s *scanner) due(in int64) bool {
+// due reports whether there shall be a point here, at the stored byte in, so many times the spacing behind the last.
+func (s *scanner) due(in, times int64) bool {
 	out := s.before + int64(s.o)
-	return !s.waiting && out > s.lastOut && (in-s.lastIn >= s.space.Stored || out-s.lastOut >= s.space.Decoded)
+	return !s.waiting && out > s.lastOut &&
+		((in-s.lastIn)/times >= s.space.Stored || (out-s.lastOut)/times >= s.space.Decoded)
 }
 
 // body decodes a member up to its trailer.
@@ -189,12 +193,15 @@ func (s *scanner) body() error {
 			err = s.more(maxHeader)
 		case full:
 			if err = s.settle(false); err == nil {
+				if s.phase == inHuffman { // a stored block ends soon enough
+					s.cut(2)
+				}
 				err = s.flush()
 				s.slide()
 			}
 		case blockEnd:
 			err = s.settle(false)
-			s.boundary()
+			s.cut(1)
 		case streamEnd:
 			s.rest()
 			return s.settle(true)
@@ -205,13 +212,16 @@ func (s *scanner) body() error {
 	}
 }
 
-// boundary makes a point with a window here, between two blocks, if one is due.
-func (s *scanner) boundary() {
+// cut makes a point with a window here if one is due.
+func (s *scanner) cut(times int64) {
 	bit := (s.base+int64(s.pos))*8 - int64(s.bits)
-	if !s.due(bit >> 3) {
+	if !s.due(bit>>3, times) {
 		return
 	}
-	s.waiting, s.windows = true, true
+	s.waiting, s.windows, s.within = true, true, s.phase == inHuffman
+	if s.within {
+		s.around = s.block
+	}
 	s.point = codec.Point{Out: s.before + int64(s.o), In: bit >> 3, Bit: uint8(bit & 7)}
 	n := min(s.o, winSize)
 	copy(s.window.bytes[winSize-n:], s.decoded[s.o-n:s.o])
@@ -232,7 +242,11 @@ func (s *scanner) settle(end bool) error {
 	case !s.windows || end || behind >= winSize:
 		s.waiting, s.lastIn, s.lastOut = false, s.point.In, s.point.Out
 		if s.windows {
-			s.point.Window = s.window.pack(&s.scratch)
+			around := &s.around
+			if !s.within {
+				around = nil
+			}
+			s.point.Window = s.window.pack(around, &s.scratch)
 		}
 		if err := s.mark(s.point); err != nil {
 			return err

@@ -42,14 +42,23 @@ func (s *spanner) decode(dst, src []byte, bit uint8, window []byte) error {
 			return err
 		}
 	} else {
-		if err := s.before.unpack(window, &s.scratch); err != nil {
-			return err
-		}
-		s.past = &s.before
 		if !s.begin(src, 0, bit) {
 			return s.wrong(0, endsEarly)
 		}
+		inside, err := s.before.unpack(window, &s.block, &s.scratch)
+		if err != nil {
+			return err
+		}
+		s.past = &s.before
+		if inside && !s.enter() {
+			return s.wrong(0, s.fault)
+		}
 	}
+	return s.fillUp(dst, src)
+}
+
+// fillUp goes on until dst is full, through the ends of members.
+func (s *spanner) fillUp(dst, src []byte) error {
 	for o := 0; o < len(dst); {
 		var st status
 		switch o, st = s.run(dst, o, true); st {

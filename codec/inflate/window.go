@@ -59,47 +59,99 @@ type window struct {
 	have  bitmap
 }
 
-// A packed window is one byte that says how, and the rest:
+// A packed window is a byte that says how, and the rest:
 //
 //	bare    nothing: no byte before the point is needed
-//	plain   runs
-//	zipped  length of the runs in bytes (uvarint), runs as a frame of Zstandard
+//	plain   a body
+//	zipped  its length in bytes (uvarint), the body as a frame of Zstandard
 //
-// Runs are, for each, the bytes to skip since the last one and its length (uvarints), then a length of 0, then all
-// their bytes.
+// A body is runs or, where that byte has the bit inside, the block that the point is inside of, and then runs. Runs
+// are, for each, the bytes to skip since the last one and its length (uvarints), then a length of 0, then all their
+// bytes. A block is one byte (bit 0: final, bit 1: fixed) and, unless it is fixed, one each for the number of literal
+// codes less 257 and of distance codes less 1, and one for the length of each.
 const (
 	bare   = 0
 	plain  = 1
 	zipped = 2
+	inside = 4
+
+	isFinal = 1
+	isFixed = 2
 
 	// nearby is how far apart runs must be to count as two: one more costs two bytes.
 	nearby = 3
-	// maxRuns is more than the runs of a window take: all its bytes, and two or four for each run, of which no more
-	// than winSize/(nearby+2) are short.
-	maxRuns = 2 * winSize
+	// maxBody is more than a body takes: all bytes of a window, two or four for each run, of which no more than
+	// winSize/(nearby+2) are short, and a block.
+	maxBody = 2*winSize + 512
 )
 
-// pack returns w in its packed form. scratch is memory to use, and to use again.
-func (w *window) pack(scratch *[]byte) []byte {
-	runs, last := (*scratch)[:0], 0
+// pack returns w in its packed form, with the block that the point is in, if any. scratch is memory to use, and to
+// use again.
+func (w *window) pack(in *block, scratch *[]byte) []byte {
+	body, last, how := (*scratch)[:0], 0, byte(0)
+	if in != nil {
+		how = inside
+		body = in.pack(body)
+	}
+	head := len(body)
 	for from, to := w.run(0); from < winSize; from, to = w.run(to) {
-		runs = binary.AppendUvarint(runs, uint64(from-last))
-		runs = binary.AppendUvarint(runs, uint64(to-from))
+		body = binary.AppendUvarint(body, uint64(from-last))
+		body = binary.AppendUvarint(body, uint64(to-from))
 		last = to
 	}
-	if len(runs) == 0 {
+	if len(body) == head && in == nil {
 		return []byte{bare}
 	}
-	runs = append(runs, 0, 0)
+	body = append(body, 0, 0)
 	for from, to := w.run(0); from < winSize; from, to = w.run(to) {
-		runs = append(runs, w.bytes[from:to]...)
+		body = append(body, w.bytes[from:to]...)
 	}
-	packed := codec.Shrink(binary.AppendUvarint(append(runs, zipped), uint64(len(runs))), runs)
-	*scratch = packed
-	if packed = packed[len(runs):]; len(packed) <= len(runs) {
-		return append([]byte(nil), packed...)
+	both := codec.Shrink(binary.AppendUvarint(append(body, zipped|how), uint64(len(body))), body)
+	*scratch = both
+	if small := both[len(body):]; len(small) <= len(body) {
+		return append([]byte(nil), small...)
 	}
-	return append([]byte{plain}, runs...)
+	return append([]byte{plain | how}, body...)
+}
+
+func (b *block) pack(dst []byte) []byte {
+	if b.fixed {
+		return append(dst, isFixed|b2i(b.final)*isFinal)
+	}
+	dst = append(dst, b2i(b.final)*isFinal, byte(b.lits-257), byte(b.dists-1))
+	return append(dst, b.lengths[:b.lits+b.dists]...)
+}
+
+func b2i(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// unpack makes b the block that p begins with, and returns the rest.
+func (b *block) unpack(p []byte) (rest []byte, ok bool) {
+	if len(p) == 0 || p[0]&^(isFinal|isFixed) != 0 {
+		return nil, false
+	}
+	b.final, b.fixed = p[0]&isFinal != 0, p[0]&isFixed != 0
+	if p = p[1:]; b.fixed {
+		return p, true
+	}
+	if len(p) < 2 {
+		return nil, false
+	}
+	b.lits, b.dists = int(p[0])+257, int(p[1])+1
+	p = p[2:]
+	if b.lits > maxLits || b.dists > maxDists || len(p) < b.lits+b.dists {
+		return nil, false
+	}
+	for _, n := range p[:copy(b.lengths[:b.lits+b.dists], p)] {
+		if n > maxCodeBits {
+			return nil, false
+		}
+	}
+	return p[b.lits+b.dists:], true
 }
 
 // run is the first run from at on. Its gaps of no more than nearby bytes count as parts of it.
@@ -116,46 +168,54 @@ func (w *window) run(at int) (from, to int) {
 	return from, to
 }
 
-// unpack makes w what packed says. scratch is memory to use, and to use again.
-func (w *window) unpack(packed []byte, scratch *[]byte) error {
+// unpack makes w what packed says, and, if the point is inside of a block, in what that is. scratch is memory to use,
+// and to use again.
+func (w *window) unpack(packed []byte, in *block, scratch *[]byte) (isInside bool, err error) {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: a packed window of %d bytes: %s", blob.ErrCorrupt, len(packed), fmt.Sprintf(format, args...))
+	}
 	w.have = bitmap{}
 	if len(packed) == 0 {
-		return fmt.Errorf("%w: a packed window of no bytes", blob.ErrCorrupt)
+		return false, bad("it is empty")
 	}
-	runs := packed[1:]
-	switch packed[0] {
+	body := packed[1:]
+	switch packed[0] &^ inside {
 	case bare:
-		if len(runs) != 0 {
-			return fmt.Errorf("%w: %d bytes behind a window that needs none", blob.ErrCorrupt, len(runs))
+		if len(packed) != 1 || packed[0] != bare {
+			return false, bad("it goes on where nothing is needed")
 		}
-		return nil
+		return false, nil
 	case plain:
 	case zipped:
-		size, n := binary.Uvarint(runs)
-		if n <= 0 || size > maxRuns {
-			return fmt.Errorf("%w: a packed window of %d bytes claims to be of more than %d", blob.ErrCorrupt, len(packed), maxRuns)
+		size, n := binary.Uvarint(body)
+		if n <= 0 || size > maxBody {
+			return false, bad("its body claims to be longer than %d bytes", maxBody)
 		}
 		if uint64(cap(*scratch)) < size {
-			*scratch = make([]byte, maxRuns)
+			*scratch = make([]byte, maxBody)
 		}
 		whole := (*scratch)[:size]
-		if err := codec.Expand(whole, runs[n:]); err != nil {
-			return fmt.Errorf("%w: a packed window: %v", blob.ErrCorrupt, err)
+		if err := codec.Expand(whole, body[n:]); err != nil {
+			return false, bad("%v", err)
 		}
-		runs = whole
+		body = whole
 	default:
-		return fmt.Errorf("%w: a window packed in way %d, which this version does not know", blob.ErrCorrupt, packed[0])
+		return false, bad("it is packed in a way that this version does not know: %d", packed[0])
 	}
-	total := 0
-	at := 0
-	head := runs
-	for {
-		skip, n := binary.Uvarint(head)
-		length, m := binary.Uvarint(head[max(n, 0):])
-		if n <= 0 || m <= 0 || skip > winSize || length > winSize || at+int(skip)+int(length) > winSize {
-			return fmt.Errorf("%w: runs of a window that go beyond it", blob.ErrCorrupt)
+	if isInside = packed[0]&inside != 0; isInside {
+		var ok bool
+		if body, ok = in.unpack(body); !ok {
+			return false, bad("not a block")
 		}
-		head = head[n+m:]
+	}
+	total, at := 0, 0
+	for {
+		skip, n := binary.Uvarint(body)
+		length, m := binary.Uvarint(body[max(n, 0):])
+		if n <= 0 || m <= 0 || skip > winSize || length > winSize || at+int(skip)+int(length) > winSize {
+			return false, bad("a run goes beyond it")
+		}
+		body = body[n+m:]
 		if length == 0 {
 			break
 		}
@@ -164,13 +224,13 @@ func (w *window) unpack(packed []byte, scratch *[]byte) error {
 		at += int(length)
 		total += int(length)
 	}
-	if total != len(head) {
-		return fmt.Errorf("%w: runs of a window with %d bytes of %d", blob.ErrCorrupt, len(head), total)
+	if total != len(body) {
+		return false, bad("%d bytes of %d", len(body), total)
 	}
 	for from := w.have.next(0, true); from < winSize; {
 		to := w.have.next(from, false)
-		head = head[copy(w.bytes[from:to], head):]
+		body = body[copy(w.bytes[from:to], body):]
 		from = w.have.next(to, true)
 	}
-	return nil
+	return isInside, nil
 }

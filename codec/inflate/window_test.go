@@ -16,7 +16,7 @@ import (
 // changed: the decoded bytes change too.
 func TestWindowSparse(t *testing.T) {
 	kept, of := 0, 0
-	for _, name := range []string{"std-6", "made-mixed"} {
+	for _, name := range []string{"std-6", "made-mixed", "one-block"} {
 		f := library(name)
 		s, err := scanAll(t, bytes.NewReader(f.stored), codec.Spacing{Decoded: 200 << 10})
 		if err != nil {
@@ -27,11 +27,12 @@ func TestWindowSparse(t *testing.T) {
 			t.Fatalf("%s: no window", name)
 		}
 		p := s.points[i]
-		var w window
-		var scratch []byte
-		if err := w.unpack(p.Window, &scratch); err != nil {
+		var changed spanner
+		within, err := changed.before.unpack(p.Window, &changed.block, &changed.scratch)
+		if err != nil {
 			t.Fatal(err)
 		}
+		w, around := changed.before, changed.block
 		want := f.decoded[p.Out:]
 		want = want[:min(len(want), winSize)]
 		dst := make([]byte, len(want))
@@ -40,14 +41,22 @@ func TestWindowSparse(t *testing.T) {
 			if w.bytes[at] != f.decoded[int(p.Out)-winSize+at] {
 				t.Fatalf("%s: byte %d of the window is not that of the file", name, at)
 			}
-			w.bytes[at] ^= 1
-			if err := Span(dst, f.stored[p.In:], p.Bit, w.pack(&scratch)); err != nil {
+			changed.before.bytes[at] ^= 1
+			changed.last, changed.past, changed.floor = true, &changed.before, 0
+			src := f.stored[p.In:]
+			if !changed.begin(src, 0, p.Bit) {
+				t.Fatal("no first byte")
+			}
+			if changed.block = around; within && !changed.enter() {
+				t.Fatal(changed.fault)
+			}
+			if err := changed.fillUp(dst, src); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(dst, want) {
 				needed.set(at, at+1)
 			}
-			w.bytes[at] ^= 1
+			changed.before.bytes[at] ^= 1
 			of++
 		}
 		for from := w.have.next(0, true); from < winSize; {
@@ -106,11 +115,11 @@ func TestWindowPack(t *testing.T) {
 				at := r.IntN(winSize)
 				w.have.set(at, min(winSize, at+1+r.IntN(longest)))
 			}
-			packed := w.pack(&scratch)
-			if err := got.unpack(packed, &scratch); err != nil {
+			packed := w.pack(nil, &scratch)
+			if _, err := got.unpack(packed, nil, &scratch); err != nil {
 				t.Fatalf("%d, %d: %v", runs, longest, err)
 			}
-			if len(packed) == 0 || len(packed) > maxRuns {
+			if len(packed) == 0 || len(packed) > maxBody {
 				t.Errorf("%d, %d: packed to %d", runs, longest, len(packed))
 			}
 			for i := range w.bytes {
@@ -123,7 +132,7 @@ func TestWindowPack(t *testing.T) {
 				bad := slices.Clone(packed)
 				bad[r.IntN(len(bad))] ^= 1 << r.IntN(8)
 				bad = bad[:r.IntN(len(bad)+1)]
-				if err := got.unpack(bad, &scratch); err != nil && !errors.Is(err, blob.ErrCorrupt) {
+				if _, err := got.unpack(bad, new(block), &scratch); err != nil && !errors.Is(err, blob.ErrCorrupt) {
 					t.Fatal(err)
 				}
 			}
@@ -131,7 +140,7 @@ func TestWindowPack(t *testing.T) {
 	}
 	var w window
 	for _, bad := range [][]byte{{}, {bare, 0}, {plain}, {plain, 0}, {plain, 0, 1, 0, 0}, {plain, 1, 1, 0, 0}, {plain, 0, 0, 7}, {plain, 0xff, 0xff, 3, 1, 0, 0, 7}, {zipped}, {zipped, 0xff, 0xff, 0xff, 0x7f, 0}, {zipped, 4, 1, 2, 3}, {3}} {
-		if err := w.unpack(bad, &scratch); !errors.Is(err, blob.ErrCorrupt) {
+		if _, err := w.unpack(bad, new(block), &scratch); !errors.Is(err, blob.ErrCorrupt) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
@@ -165,6 +174,53 @@ func TestBitmap(t *testing.T) {
 					t.Fatalf("next(%d, %t) is %d, not %d", from, want, got, next)
 				}
 			}
+		}
+	}
+}
+
+// TestWindowInside: where no block ends for long, there are points inside of one, and their windows hold its codes.
+func TestWindowInside(t *testing.T) {
+	for _, name := range []string{"one-block", "one-fixed-block"} {
+		f := library(name)
+		s, err := scanAll(t, bytes.NewReader(f.stored), codec.Spacing{Decoded: 100 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := len(f.decoded) / (600 << 10); len(s.points) < want {
+			t.Errorf("%s: %d points in %d bytes", name, len(s.points), len(f.decoded))
+		}
+		for i, p := range s.points[1:] {
+			if p.Window[0]&inside == 0 {
+				t.Errorf("%s: point %d is not inside of a block", name, i+1)
+			}
+		}
+	}
+}
+
+func TestBlockPack(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 1))
+	for range 200 {
+		b := block{final: r.IntN(2) == 0, fixed: r.IntN(4) == 0}
+		if !b.fixed {
+			b.lits, b.dists = 257+r.IntN(30), 1+r.IntN(30)
+			for i := range b.lits + b.dists {
+				b.lengths[i] = uint8(r.IntN(16))
+			}
+		}
+		packed := b.pack(nil)
+		var got block
+		if rest, ok := got.unpack(append(packed, 'x')); !ok || string(rest) != "x" || got != b {
+			t.Fatalf("%+v became %+v, rest %q, %t", b, got, rest, ok)
+		}
+		for n := range packed {
+			if _, ok := got.unpack(packed[:n]); ok {
+				t.Fatalf("%d of %d bytes are accepted", n, len(packed))
+			}
+		}
+	}
+	for _, bad := range [][]byte{{4}, {0, 30, 0}, {0, 0, 30}, append([]byte{0, 0, 0}, bytes.Repeat([]byte{16}, 258)...)} {
+		if _, ok := new(block).unpack(append(bad, make([]byte, 600)...)); ok {
+			t.Errorf("%v is accepted", bad[:min(3, len(bad))])
 		}
 	}
 }
