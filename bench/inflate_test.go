@@ -25,9 +25,9 @@ import (
 // spanOf is how far apart points are: what image/index asks for.
 const spanOf = 1 << 20
 
-// layer is a tar of the Go installation that runs this, programs first, then its source: what a layer of an image is
+// goTar is a tar of the Go installation that runs this, programs first, then its source: what a layer of an image is
 // made of. It is cut to 128 MiB, or to BENCH_SIZE.
-func layer(b *testing.B) []byte {
+func goTar(b *testing.B) []byte {
 	b.Helper()
 	most := int64(128 << 20)
 	if os.Getenv("BENCH_SIZE") != "" {
@@ -102,7 +102,7 @@ func BenchmarkInflate(b *testing.B) {
 		var plain, stored []byte
 		b.Run("by="+e.name, func(b *testing.B) {
 			if stored == nil {
-				plain = layer(b)
+				plain = goTar(b)
 				stored = e.encode(b, plain)
 			}
 			file := filepath.Join(b.TempDir(), "layer.gz")
@@ -174,7 +174,7 @@ func BenchmarkInflate(b *testing.B) {
 func BenchmarkSpan(b *testing.B) {
 	for _, apart := range []int64{256 << 10, 1 << 20, 4 << 20} {
 		b.Run(map[int64]string{256 << 10: "256KiB", 1 << 20: "1MiB", 4 << 20: "4MiB"}[apart], func(b *testing.B) {
-			plain := layer(b)
+			plain := goTar(b)
 			stored := encoders[0].encode(b, plain)
 			var points []codec.Point
 			windows := 0
