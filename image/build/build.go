@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -67,7 +68,7 @@ func Build(ctx context.Context, r io.Reader, o Options) (*Built, error) {
 	}
 	first = first[:n]
 	p := newPipeline(ctx, kindOf(first), o)
-	return p.run(io.MultiReader(newPrefix(first), r))
+	return p.run(io.MultiReader(bytes.NewReader(first), r))
 }
 
 // storedSide hashes the stored bytes.
@@ -80,6 +81,8 @@ type storedSide struct {
 
 // subtree is how many blocks are folded at once: those of the smallest canonical piece (blob.PieceLengthFor).
 const subtree = 16
+
+func newStoredSide() storedSide { return storedSide{whole: sha256.New()} }
 
 // add takes the next bytes: a multiple of blob.BlockSize, except for the last time.
 func (s *storedSide) add(p []byte) {
@@ -130,5 +133,3 @@ func (w Want) check(f index.Facts) error {
 	}
 	return nil
 }
-
-func newStoredSide() storedSide { return storedSide{whole: sha256.New()} }

@@ -211,7 +211,7 @@ func TestLatePoints(t *testing.T) {
 	for seed := range uint64(8) {
 		spacing := int64(1000) << (2 * (seed % 4))
 		late := int64(seed%3) << 19
-		k := kind{"late", index.Deflate, delayed(late, seed), codec.Spacing{Stored: spacing, Decoded: spacing}, late + spacing}
+		k := kind{"late", index.Deflate, delayed(late, seed), nil, codec.Spacing{Stored: spacing, Decoded: spacing}, late + spacing}
 		var out file
 		b, err := newPipeline(t.Context(), k, Options{Decoded: &out, MaxSize: 1 << 40, MaxRatio: 1000}).run(bytes.NewReader(data))
 		if err != nil {
@@ -291,7 +291,7 @@ func bomb(r io.Reader, _ codec.Spacing, emit func([]byte) error, mark func(codec
 }
 
 func TestBomb(t *testing.T) {
-	k := kind{"bomb", index.Deflate, bomb, codec.Spacing{}, 0}
+	k := kind{"bomb", index.Deflate, bomb, nil, codec.Spacing{}, 0}
 	run := func(stored int, o Options) (err error) {
 		_, err = newPipeline(t.Context(), k, o).run(bytes.NewReader(make([]byte, stored)))
 		return err

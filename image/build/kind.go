@@ -1,11 +1,12 @@
 package build
 
 import (
-	"bytes"
 	"encoding/binary"
 	"io"
 
 	"github.com/pantala/pantala/codec"
+	"github.com/pantala/pantala/codec/inflate"
+	"github.com/pantala/pantala/codec/zstdspan"
 	"github.com/pantala/pantala/image/index"
 )
 
@@ -14,9 +15,26 @@ type kind struct {
 	format  string // of index.Facts
 	codec   index.Codec
 	scan    codec.Scan
+	span    codec.Span
 	spacing codec.Spacing
 	late    int64 // how many decoded bytes behind a point scan may have handed out before it marks it
 }
+
+// spacing is how far apart points are: a boot of containers moves the fewest bytes with about 128 KiB stored, for what
+// shorter spans save goes into more windows and a longer head, and longer ones bring along what nobody reads. No
+// stretch of more than 1 MiB shall have to be decoded for one page. Figures: docs/decisions/0018-layer-index.md.
+var spacing = codec.Spacing{Stored: 128 << 10, Decoded: 1 << 20}
+
+var (
+	plainTar = kind{"tar", index.Stored, plain, nil, spacing, 0}
+	// A point waits for the 32 KiB that may refer to what is before it, and they for a buffer of 256 KiB.
+	gzipped = kind{"gzip", index.Deflate, inflate.Scan, inflate.Span, spacing, 512 << 10}
+	// A point waits for the next one, which may be any block of up to 128 KiB once it is due.
+	zstandard = kind{"zstd", index.Zstd, zstdspan.Scan, zstdspan.Span, spacing, spacing.Decoded + 256<<10}
+)
+
+// kinds are all of them, by index.Codec.
+var kinds = [...]kind{index.Stored: plainTar, index.Deflate: gzipped, index.Zstd: zstandard}
 
 // kindOf tells the kind of a layer from its first four bytes, as runtimes do, who do not trust media types. What is not
 // known to be compressed is an archive.
@@ -59,5 +77,3 @@ func plain(r io.Reader, s codec.Spacing, emit func([]byte) error, mark func(code
 		}
 	}
 }
-
-func newPrefix(p []byte) io.Reader { return bytes.NewReader(p) }

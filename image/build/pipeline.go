@@ -114,7 +114,9 @@ func (p *pipeline) run(r io.Reader) (*Built, error) {
 		return nil, context.Cause(p.ctx)
 	}
 	b := &Built{Facts: index.Facts{Format: p.kind.format, DiffID: p.whole, Size: p.size}, Entries: &p.spans.entries}
-	side.facts(&b.Facts)
+	if side.facts(&b.Facts); p.kind.codec == index.Stored {
+		b.DiffID = b.Layer
+	}
 	if err := p.o.Want.check(b.Facts); err != nil {
 		return nil, err
 	}
@@ -273,7 +275,9 @@ func (p *pipeline) hash() error {
 				p.whole = blob.Hash(h.Sum(nil))
 				return nil
 			}
-			h.Write(c.b)
+			if p.kind.codec != index.Stored { // where it would be the digest of what is stored
+				h.Write(c.b)
+			}
 			c.release()
 		case <-p.ctx.Done():
 			return nil

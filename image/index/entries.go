@@ -314,10 +314,10 @@ func (r *cursor) bytes(n uint64) []byte {
 
 func (r *cursor) text() string { return string(r.bytes(r.uint(maxEntry))) }
 
-// count reads how many things follow that take size bytes each at least.
+// count reads how many things follow, one at least, that take size bytes each at least.
 func (r *cursor) count(size int) int {
 	n := r.uint(maxEntry)
-	if n > uint64(len(r.b)/size) {
+	if n == 0 || n > uint64(len(r.b)/size) {
 		r.b, r.ok = nil, false
 		return 0
 	}

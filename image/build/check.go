@@ -1,0 +1,135 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"reflect"
+
+	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/image/index"
+)
+
+// Check reads a whole layer and holds x, its index, against it: the digests of the layer, its piece roots, the entries
+// of its archive, and every span, decoded alone. windows is the index file that x is of. What the index adds of its own,
+// as one of a layer with a table of contents does, is checked as far as the spans go: their bytes are what it says they
+// are. blob.ErrCorrupt: index and layer differ, and where.
+func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) error {
+	want := Want{Digest: x.Layer, Size: x.Stored, DiffID: x.DiffID}
+	if stored.Size() != x.Stored {
+		return fmt.Errorf("%w index: it is of a layer of %d bytes, not %d", blob.ErrCorrupt, x.Stored, stored.Size())
+	}
+	b, err := Build(ctx, &reader{ctx: ctx, from: stored}, Options{Want: want, MaxSize: blob.MaxSize, MaxRatio: 1 << 40})
+	if err != nil {
+		return err
+	}
+	if !x.Root.IsZero() && x.Root != b.Root {
+		return fmt.Errorf("%w index: the layer's root is %v, not %v", blob.ErrCorrupt, b.Root, x.Root)
+	}
+	for i, r := range x.Roots {
+		if r != b.Roots[i] {
+			return fmt.Errorf("%w index: the root of the layer's piece %d is %v, not %v", blob.ErrCorrupt, i, b.Roots[i], r)
+		}
+	}
+	whole, err := checkSpans(ctx, x, stored, windows)
+	if err != nil {
+		return err
+	}
+	if x.Format != b.Format {
+		return entriesReadable(x.Entries())
+	}
+	if whole != b.DiffID {
+		return fmt.Errorf("%w index: its spans have the digest sha256:%v together, the layer's archive has sha256:%v", blob.ErrCorrupt, whole, b.DiffID)
+	}
+	return sameEntries(x.Entries(), b.Entries.All())
+}
+
+// checkSpans decodes each span and returns the SHA-256 of all.
+func checkSpans(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (whole blob.Hash, err error) {
+	h := sha256.New()
+	var dst, src []byte
+	for i, s := range x.Spans {
+		dst, src = room(dst, s.Length), room(src, s.StoredLength)
+		if err := stored.ReadAt(ctx, src, s.Stored); err != nil {
+			return whole, err
+		}
+		window, err := x.Window(ctx, windows, i)
+		if err != nil {
+			return whole, err
+		}
+		if decode := kinds[s.Codec].span; decode == nil {
+			copy(dst, src)
+		} else if err := decode(dst, src, s.Bit, window); err != nil {
+			return whole, fmt.Errorf("index: span %d of %d, at %d: %w", i, len(x.Spans), s.Device, err)
+		}
+		if got := index.Root(dst); got != s.Digest {
+			return whole, fmt.Errorf("%w index: span %d of %d, at %d, decodes to %d bytes whose digest is %v, not %v", blob.ErrCorrupt, i, len(x.Spans), s.Device, s.Length, got, s.Digest)
+		}
+		h.Write(dst)
+	}
+	return blob.Hash(h.Sum(nil)), nil
+}
+
+func room(b []byte, n int64) []byte {
+	if int64(cap(b)) < n {
+		b = make([]byte, n)
+	}
+	return b[:n]
+}
+
+func entriesReadable(all iter.Seq2[index.Entry, error]) error {
+	for _, err := range all {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameEntries compares what an index lists with what the archive has.
+func sameEntries(listed, has iter.Seq2[index.Entry, error]) error {
+	next, stop := iter.Pull2(has)
+	defer stop()
+	n := 0
+	for e, err := range listed {
+		if err != nil {
+			return err
+		}
+		want, err, ok := next()
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return fmt.Errorf("%w index: it lists %q, which the archive does not have", blob.ErrCorrupt, e.Name)
+		case !reflect.DeepEqual(e, want):
+			return fmt.Errorf("%w index: it lists as entry %d: %+v; the archive has %+v", blob.ErrCorrupt, n, e, want)
+		}
+		n++
+	}
+	if want, err, ok := next(); ok {
+		return errors.Join(err, fmt.Errorf("%w index: it does not list %q", blob.ErrCorrupt, want.Name))
+	}
+	return nil
+}
+
+// reader reads a blob from its beginning to its end.
+type reader struct {
+	ctx  context.Context
+	from blob.ReaderAt
+	at   int64
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n := min(int64(len(p)), r.from.Size()-r.at)
+	if n == 0 {
+		return 0, io.EOF
+	}
+	if err := r.from.ReadAt(r.ctx, p[:n], r.at); err != nil {
+		return 0, err
+	}
+	r.at += n
+	return int(n), nil
+}
