@@ -142,7 +142,7 @@ func verify(t *testing.T, b *Built, stored, decoded []byte, out *file) {
 }
 
 func TestPlain(t *testing.T) {
-	for _, size := range []int{0, 1, 16<<10 - 1024, 300 << 10, 5 << 20} {
+	for _, size := range []int{0, 1, 16<<10 - 1024, 300 << 10, 2 << 20} {
 		data := archive(size)
 		if size == 0 {
 			data = nil
@@ -207,7 +207,7 @@ func delayed(late int64, seed uint64) codec.Scan {
 
 // TestLatePoints: spans are hashed from their first byte, wherever that turns out to be.
 func TestLatePoints(t *testing.T) {
-	data := archive(9 << 20)
+	data := archive(4 << 20)
 	for seed := range uint64(8) {
 		spacing := int64(1000) << (2 * (seed % 4))
 		late := int64(seed%3) << 19
