@@ -28,6 +28,9 @@ type Site struct {
 	Auth Authorizer
 	// TLS is how to speak to https.
 	TLS TLS
+	// Follow says that a redirect is fine which is refused otherwise: from https to http, or from elsewhere to an
+	// address of this machine; nil: none is.
+	Follow func(to *url.URL) bool
 	// Explain puts an answer that is no success (resp) or an error of the transport (err) into words that say what
 	// to do; exactly one of both is given. "" leaves the words of this package. It may read some of resp.Body.
 	Explain func(resp *http.Response, err error) string
@@ -102,7 +105,7 @@ func (c *Client) at(sites []Site, o Options) ([]*endpoint, error) {
 			return nil, err
 		}
 		e := newEndpoint(s.URL, Options{Header: s.Header, UserAgent: o.UserAgent}, via)
-		e.auth, e.explain = s.Auth, s.Explain
+		e.auth, e.explain, e.mayFollow = s.Auth, s.Explain, s.Follow
 		e.health = c.healthOf(s.URL)
 		at = append(at, e)
 	}

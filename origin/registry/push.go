@@ -154,9 +154,11 @@ type Artifact struct {
 
 // Artifact reads the artefact that ref names by tag or digest.
 func (c *Client) Artifact(ctx context.Context, ref Ref) (*Artifact, error) {
-	ctx, cancel := c.within(ctx)
-	defer cancel()
-	a, err := c.artifact(ctx, ref)
+	var a *Artifact
+	err := c.within(ctx, func(ctx context.Context) (err error) {
+		a, err = c.artifact(ctx, ref)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("artefact %s: %w", ref, err)
 	}

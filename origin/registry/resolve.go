@@ -46,9 +46,11 @@ const (
 // does not remember. A tag that was resolved less than Options.TTL ago is not asked about again; one that nobody can
 // be asked about is what it was, and the Image Stale.
 func (c *Client) Resolve(ctx context.Context, ref Ref, p Platform) (*Image, error) {
-	ctx, cancel := c.within(ctx)
-	defer cancel()
-	im, err := c.resolve(ctx, ref, p)
+	var im *Image
+	err := c.within(ctx, func(ctx context.Context) (err error) {
+		im, err = c.resolve(ctx, ref, p)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}

@@ -23,17 +23,10 @@ func explainer(s *server, l *login) func(*http.Response, error) string {
 		}
 		switch resp.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden:
-			from := ""
-			if l != nil {
-				from = l.credentials()
-			}
-			switch {
-			case l == nil:
+			if l == nil {
 				return "the Authorization header that is configured for it is refused" + said
-			case from == "":
-				return "no credentials for it are known, or there is no such repository: docker login " + s.account + said
 			}
-			return "the credentials in " + from + " do not allow this, or there is no such repository: docker login " + s.account + said
+			return l.advice("no credentials for it are known, or there is no such repository") + said
 		case http.StatusNotFound:
 			return "no such tag, digest or repository at " + s.name() + said
 		case http.StatusTooManyRequests:
