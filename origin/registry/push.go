@@ -187,7 +187,7 @@ func (c *Client) artifact(ctx context.Context, ref Ref) (*Artifact, error) {
 		return nil, err
 	}
 	if m.isIndex {
-		return nil, fmt.Errorf("manifest: %w: it is an index, not an artefact", blob.ErrInvalid)
+		return nil, fmt.Errorf("manifest: %w: it is an OCI index, not an artefact", blob.ErrInvalid)
 	}
 	a := &Artifact{Digest: h, Manifest: text, ArtifactType: m.ArtifactType, Annotations: m.Annotations}
 	if a.ArtifactType == "" {

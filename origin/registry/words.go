@@ -53,7 +53,7 @@ func explainTransport(s *server, err error) string {
 	)
 	switch {
 	case errors.As(err, &cert):
-		return "if the registry's own authority is to be trusted, name its certificate with --ca-cert, or as ca = \"…\" in the hosts.toml of " + s.base.Host
+		return "if the registry's own authority is to be trusted, name its certificate with --cacert, or as ca = \"…\" in the hosts.toml of " + s.base.Host
 	case errors.As(err, &rec), errors.Is(err, http.ErrSchemeMismatch):
 		return "if the registry is to be spoken to without encryption, add --plain-http " + s.base.Host
 	case s.base.Scheme == "http" && strings.Contains(err.Error(), "malformed HTTP"):
