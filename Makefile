@@ -12,7 +12,7 @@ export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 SIM_NODES ?= 10000
-.PHONY: help build demo demo-image test check race sim fuzz bench bench-rivals e2e install clean
+.PHONY: help build demo demo-image test check race sim fuzz bench bench-rivals e2e containerd2 install clean
 
 help: ## list these targets
 	@printf 'make <target>:\n\n'
@@ -55,6 +55,13 @@ bench-rivals: ## install what the benchmarks compare with (Debian, root)
 e2e: ## end-to-end tests alone; FULL=1 for 1 GiB files and fifty kills
 	@bash tools/prereq.sh fuse nginx
 	E2E_FULL='$(FULL)' bash tools/tidy.sh $(GO) test -count=1 -p 1 -timeout 60m ./e2e/...
+
+containerd2: bin/containerd2/containerd-shim-runc-v2 ## containerd 2.x for CONTAINERD2_BIN=bin/containerd2: minutes of compiling
+
+CONTAINERD2 ?= v2.4.2
+bin/containerd2/containerd-shim-runc-v2:
+	for c in containerd ctr containerd-shim-runc-v2; do \
+		(cd / && GOFLAGS= GOBIN='$(CURDIR)/bin/containerd2' $(GO) install -tags no_btrfs github.com/containerd/containerd/v2/cmd/$$c@$(CONTAINERD2)) || exit 1; done
 
 install: build ## to PREFIX (/usr/local), and /sbin/mount.pantala for fstab; DESTDIR is honoured
 	install -D -m 0755 bin/pantala '$(DESTDIR)$(PREFIX)/bin/pantala'

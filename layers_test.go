@@ -81,6 +81,7 @@ var fence = []struct {
 	{"github.com/containerd", []string{"snapshotter"}, []string{"e2e", "bench"}, "containerd's types end at its door"},
 	{"google.golang.org/grpc", []string{"snapshotter"}, []string{"e2e", "bench"}, "containerd speaks it, nobody else"},
 	{"github.com/pelletier/go-toml/v2", []string{"origin", "cmd"}, []string{"e2e", "bench"}, "hosts.toml is read where registries are asked; containerd's configuration is written by a command"},
+	{"k8s.io/cri-api", nil, []string{"e2e"}, "tests pull as the kubelet does"},
 	{"go.etcd.io/bbolt", []string{"snapshotter"}, nil, "containerd's snapshot metadata is kept in it"},
 	{"github.com/google/go-cmp", nil, []string{"*"}, "compares in tests"},
 	{"pgregory.net/rapid", nil, []string{"*"}, "property tests"},

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
@@ -34,9 +36,19 @@ func (d door) Prepare(ctx context.Context, i snapshotter.Image) ([]string, error
 	for n, l := range img.Layers {
 		diffIDs[n] = "sha256:" + l.DiffID.String()
 	}
+	s.mu.Lock()
+	forgets := s.forgets[i.Manifest]
+	s.mu.Unlock()
 	s.n.wg.Go(func() { // Lower, which is asked for next, tells of an error
-		if t, err := s.acquireTree(s.n.asking, img, len(img.Layers)); err == nil {
+		t, err := s.acquireTree(s.n.asking, img, len(img.Layers))
+		if err == nil {
 			s.hold(i, t)
+		}
+		s.mu.Lock()
+		forgotten := s.forgets[i.Manifest] != forgets
+		s.mu.Unlock()
+		if forgotten {
+			d.Forget(i)
 		}
 	})
 	return diffIDs, nil
@@ -56,24 +68,23 @@ func (d door) Lower(ctx context.Context, i snapshotter.Image, depth int) (string
 	return t.dir, nil
 }
 
-// Drop implements snapshotter.Images.
+// Drop implements snapshotter.Images. Layers that no other tree needs go as well, even though others of the image may
+// be needed for longer.
 func (d door) Drop(dir string) error {
 	s := d.s
 	s.mu.Lock()
-	var whole []*rootfs
+	var dropped []*rootfs
 	for manifest, held := range s.held {
-		if t := held[dir]; t != nil && t.depth < len(t.image.Layers) { // the whole tree stays until Forget
+		if t := held[dir]; t != nil {
 			delete(held, dir)
-			whole = append(whole, t)
+			dropped = append(dropped, t)
 		}
 		if len(held) == 0 {
 			delete(s.held, manifest)
 		}
 	}
 	s.mu.Unlock()
-	for _, t := range whole {
-		s.releaseTree(t)
-	}
+	s.discard(dropped)
 	return nil
 }
 
@@ -81,16 +92,42 @@ func (d door) Drop(dir string) error {
 func (d door) Forget(i snapshotter.Image) {
 	s := d.s
 	s.mu.Lock()
-	held := s.held[i.Manifest]
+	s.forgets[i.Manifest]++
+	held := slices.Collect(maps.Values(s.held[i.Manifest]))
 	delete(s.held, i.Manifest)
 	s.mu.Unlock()
-	for _, t := range held {
+	s.discard(held)
+	if len(held) > 0 {
+		return
+	}
+	// Its pull has failed, or what was mounted was dropped: what layers have left is found by the manifest.
+	s.n.wg.Go(func() {
+		img, err := s.imageOf(s.n.asking, i)
+		if err != nil {
+			s.n.log.Warn("something of a removed image may stay", "image", i.Ref, "err", err)
+			return
+		}
+		for _, l := range img.Layers {
+			s.free(l)
+		}
+	})
+}
+
+// discard gives trees back, and removes what is kept of them and of layers that nobody uses any more.
+func (s *images) discard(trees []*rootfs) {
+	for _, t := range trees {
 		s.releaseTree(t)
 	}
 	s.n.wg.Go(func() {
-		for _, t := range held {
+		for _, t := range trees {
+			s.mu.Lock()
+			used := t.refs > 0
+			s.mu.Unlock()
+			if used {
+				continue
+			}
 			<-t.gone
-			for _, l := range t.image.Layers {
+			for _, l := range t.image.Layers[:t.depth] {
 				s.free(l)
 			}
 			s.freeTree(t)
@@ -189,17 +226,16 @@ func (s *images) imageOf(ctx context.Context, i snapshotter.Image) (*registry.Im
 	return img, err
 }
 
+// SnapshotsDir is where a node with this state directory keeps containerd's snapshots.
+func SnapshotsDir(state string) string { return filepath.Join(imagesDir(state), "snapshots") }
+
 // ServeSnapshotter serves containerd's snapshotter on a unix socket until the node is closed.
 func (n *Node) ServeSnapshotter(socket string) error {
 	s, err := n.imageDoor()
 	if err != nil {
 		return err
 	}
-	root, err := s.path("snapshots", "metadata.db")
-	if err != nil {
-		return err
-	}
-	server, err := snapshotter.New(filepath.Dir(root), door{s}, n.log)
+	server, err := snapshotter.New(SnapshotsDir(n.cfg.State), door{s}, n.log)
 	if err != nil {
 		return control.Local(fmt.Errorf("snapshotter: %w", err))
 	}

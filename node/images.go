@@ -41,6 +41,7 @@ type images struct {
 	trees   map[blob.Hash]*rootfs
 	mounts  map[string]*imageMount        // by directory
 	held    map[string]map[string]*rootfs // by manifest and directory: for containerd
+	forgets map[string]int                // by manifest: how often containerd has forgotten it
 	devices *fs.Devices                   // nil: not mounted yet
 	nodes   map[string]uint64             // see nodeID; nil: not read yet
 	closing bool                          // nothing is held for containerd any more
@@ -63,7 +64,7 @@ func imagesDir(state string) string { return filepath.Join(state, "images") }
 func (n *Node) newImages() (*images, error) {
 	s := &images{
 		n: n, dir: imagesDir(n.cfg.State), layers: map[blob.Hash]*layer{}, trees: map[blob.Hash]*rootfs{},
-		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{},
+		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{}, forgets: map[string]int{},
 	}
 	var dirs []string
 	if d := n.cfg.DockerConfig; d != "" {

@@ -96,6 +96,9 @@ func TestUnnamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if _, err := w.Prepare(t.Context(), "ns/9/extract-1-x "+a.chain[0], ""); err != nil { // as ctr of 1.6 does
+		t.Fatal(err)
+	}
 	w.is()
 	if n := strings.Count(w.said.String(), "pantala setup containerd"); n != 1 {
 		t.Errorf("advice is logged %d times", n)

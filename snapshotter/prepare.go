@@ -31,6 +31,8 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		if there {
 			return nil, fmt.Errorf("layer %s is there: %w", target, errdefs.ErrAlreadyExists)
 		}
+	} else if strings.Contains(key, "/"+snapshots.UnpackKeyPrefix+"-") {
+		s.decided.unnamed() // a layer is unpacked without a word about remote snapshots
 	}
 	return s.create(ctx, snapshots.KindActive, key, parent, info)
 }

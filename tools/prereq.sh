@@ -5,6 +5,8 @@
 #   race         a C compiler, for go test -race
 #   clients      aria2, Transmission, qBittorrent, opentracker
 #   registry     docker-registry and skopeo: images
+#   containers   containerd, runc and a static busybox: images that run
+#   oracles      umoci and fsck.erofs: others' opinion of a tree
 #   netns        network namespaces with bridges and shaped links
 #   tars         bsdtar, whose archives are read beside GNU's
 #   redis        redis-server or valkey-server: state that trackers share
@@ -59,6 +61,16 @@ for need in "$@"; do
 	registry)
 		for p in docker-registry skopeo; do
 			command -v "$p" >/dev/null || lack "$p" "apt-get install $p"
+		done
+		;;
+	containers)
+		for p in containerd:containerd ctr:containerd runc:runc busybox:busybox-static; do
+			command -v "${p%:*}" >/dev/null || lack "${p%:*}" "apt-get install ${p#*:}"
+		done
+		;;
+	oracles)
+		for p in umoci:umoci fsck.erofs:erofs-utils; do
+			command -v "${p%:*}" >/dev/null || lack "${p%:*}" "apt-get install ${p#*:}"
 		done
 		;;
 	netns)

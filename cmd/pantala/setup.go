@@ -15,6 +15,7 @@ import (
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/node"
 )
 
 const setupLong = `Write into the configuration of another program that it shall use pantala.`
@@ -75,7 +76,7 @@ func (a *app) setupContainerdCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				root = filepath.Join(conf.State, "snapshotter")
+				root = node.SnapshotsDir(conf.State)
 			}
 			for _, p := range []*string{&file, &socket, &root} {
 				abs, err := filepath.Abs(*p)
@@ -94,7 +95,7 @@ func (a *app) setupContainerdCommand() *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&file, "config", "/etc/containerd/config.toml", "containerd's configuration (not pantala's)")
 	f.StringVar(&socket, "socket", defaultSocket, "socket that `pantala daemon --snapshotter` listens on")
-	f.StringVar(&root, "root", "", "where the daemon keeps snapshots (default: snapshotter in --state)")
+	f.StringVar(&root, "root", "", "where the daemon keeps snapshots (default: images/snapshots in --state)")
 	f.BoolVar(&dry, "dry-run", false, "show the changes, and write nothing")
 	f.BoolVar(&undo, "undo", false, "bring back the configuration as it was")
 	return c

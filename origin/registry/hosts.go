@@ -72,26 +72,19 @@ func ownServer(host string, plain []string) *server {
 	return s
 }
 
-// isPlain reports whether a host is spoken to without TLS: this machine itself, or one that is listed.
+// isPlain reports whether a host is spoken to without TLS: this machine itself, or one of a list of names, addresses
+// and networks, with or without port.
 func isPlain(host string, plain []string) bool {
-	name := bareHost(host)
-	addr, err := netip.ParseAddr(name)
-	return name == "localhost" || err == nil && addr.Unmap().IsLoopback() || isListed(host, plain)
-}
-
-// bareHost is a host without its port and brackets.
-func bareHost(host string) string {
+	name := host
 	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+		name = h
 	}
-	return strings.Trim(host, "[]")
-}
-
-// isListed reports whether a host stands in a list of names, addresses and networks, with or without port.
-func isListed(host string, list []string) bool {
-	name := bareHost(host)
+	name = strings.Trim(name, "[]")
 	addr, err := netip.ParseAddr(name)
-	return slices.ContainsFunc(list, func(p string) bool {
+	if name == "localhost" || err == nil && addr.Unmap().IsLoopback() {
+		return true
+	}
+	return slices.ContainsFunc(plain, func(p string) bool {
 		if network, e := netip.ParsePrefix(p); e == nil {
 			return err == nil && network.Contains(addr.Unmap())
 		}

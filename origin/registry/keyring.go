@@ -95,7 +95,6 @@ type login struct {
 	until    time.Time // when another is needed; zero: not for its age
 	accepted bool      // the server has taken it at least once
 	from     string    // where the credential came from, for texts
-	trouble  error     // why there may be none
 	asks     *challenge
 	flight   *flight // the request for another header that is under way
 	denied   error   // the last refusal of the token server,
@@ -250,7 +249,7 @@ func (l *login) fly(f *flight, asks challenge) {
 		if got.header != l.header {
 			l.accepted = false
 		}
-		l.header, l.until = got.header, got.until
+		l.header, l.until, l.from = got.header, got.until, got.from
 	case errors.Is(err, blob.ErrDenied):
 		l.denied, l.deniedAt = err, time.Now()
 		l.header = ""
@@ -259,49 +258,34 @@ func (l *login) fly(f *flight, asks challenge) {
 	close(f.done)
 }
 
-// credentials says where the credentials came from that are in use, "" when there are none, and why that may be so.
-func (l *login) credentials() (from string, trouble error) {
+// credentials says where the credentials came from that are in use, "" when there are none.
+func (l *login) credentials() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.from, l.trouble
-}
-
-// advice is what to do about a refusal: why is what it means when there are no credentials.
-func (l *login) advice(why string) string {
-	from, trouble := l.credentials()
-	switch {
-	case trouble != nil:
-		return "its credentials cannot be read: " + trouble.Error()
-	case from == "":
-		return why + ": docker login " + l.s.account
-	}
-	return "the credentials in " + from + " do not allow this, or there is no such repository: docker login " + l.s.account
+	return l.from
 }
 
 // grant is what authorizes requests for a while.
 type grant struct {
 	header string
 	until  time.Time
+	from   string
 }
 
 // get answers a challenge.
 func (k *keyring) get(ctx context.Context, l *login, asks challenge) (grant, error) {
 	cred, err := credentialFor(ctx, k.dirs, l.s.account, l.repository)
-	if ctx.Err() != nil {
-		return grant{}, ctx.Err()
+	if err != nil {
+		return grant{}, err
 	}
-	// Most images are for everybody: without credentials it may still work, and if not, the trouble is told then.
-	l.mu.Lock()
-	l.from, l.trouble = cred.from, err
-	l.mu.Unlock()
 	switch {
 	case cred.token != "":
-		return grant{header: "Bearer " + cred.token}, nil
+		return grant{header: "Bearer " + cred.token, from: cred.from}, nil
 	case asks.scheme == "basic":
 		if cred.user == "" {
 			return grant{}, nil
 		}
-		return grant{header: "Basic " + basic(cred)}, nil
+		return grant{header: "Basic " + basic(cred), from: cred.from}, nil
 	}
 	return k.token(ctx, l, asks, cred)
 }
@@ -344,7 +328,10 @@ func (k *keyring) token(ctx context.Context, l *login, asks challenge, cred cred
 		if resp == nil || resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusBadRequest {
 			return ""
 		}
-		return l.advice("it wants a login")
+		if cred.empty() {
+			return "it wants a login: docker login " + l.s.account
+		}
+		return "it refuses the credentials in " + cred.from + ": docker login " + l.s.account
 	}}
 	var body []byte
 	if cred.identity != "" {
@@ -379,6 +366,7 @@ func (k *keyring) token(ctx context.Context, l *login, asks challenge, cred cred
 	if err != nil {
 		return grant{}, fail(blob.ErrUnavailable, "the token server %s: %v", realm.Host, err)
 	}
+	g.from = cred.from
 	return g, nil
 }
 

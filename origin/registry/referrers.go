@@ -35,11 +35,9 @@ func (c *Client) Referrers(ctx context.Context, ref Ref, subject blob.Hash, arti
 	if ref.Local != "" {
 		return nil, nil
 	}
-	var list []descriptor
-	err := c.within(ctx, func(ctx context.Context) (err error) {
-		list, err = c.referrers(ctx, ref, subject, artifactType)
-		return err
-	})
+	ctx, cancel := c.within(ctx)
+	defer cancel()
+	list, err := c.referrers(ctx, ref, subject, artifactType)
 	if err != nil {
 		return nil, fmt.Errorf("referrers of %s: %w", ref.At(subject), err)
 	}

@@ -1,0 +1,94 @@
+package images
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pantala/pantala/e2e/e2etest"
+	"github.com/pantala/pantala/e2e/images/imagestest"
+)
+
+// second is a machine on which an image is pulled after another one, which is c1, has pulled it, and which has the
+// index of its layers and nothing else. It fills nothing in by itself.
+func second(t *testing.T, w *e2etest.World, v imagestest.Version, r *imagestest.Registry, ref string, flags ...string) (c1, c2 *imagestest.Containerd) {
+	t.Helper()
+	tracker := w.Tracker()
+	flags = append(flags, "--tracker", tracker.URL, "--fill", "never")
+	c1 = v.Start(w, flags...)
+	c1.MustPull(ref)
+	c1.MustRun(ref, "/bin/true")
+	c2 = v.Start(w, flags...)
+	before := sent(r)
+	c2.MustPull(ref)
+	if n := sent(r) - before; n > 64<<10 {
+		t.Errorf("the second pull took %s from the registry, whereas the index is at the neighbour", e2etest.MiB(n))
+	}
+	return c1, c2
+}
+
+// sent are the bytes of layers that the registry has sent to pantala.
+func sent(r *imagestest.Registry) (n int64) {
+	for _, g := range r.Blobs("pantala") {
+		n += g.Bytes
+	}
+	return n
+}
+
+// TestNextNode: a machine that comes second boots without the registry's data, and reads the rest from its neighbour.
+func TestNextNode(t *testing.T) {
+	for _, v := range imagestest.Versions(t) {
+		t.Run("containerd"+v.Name, func(t *testing.T) {
+			w := e2etest.New(t)
+			r := imagestest.NewRegistry(w, false)
+			image, sum := three(t, 1)
+			ref := r.Push("three", image)
+			_, c2 := second(t, w, v, r, ref)
+			before := sent(r)
+			if got := c2.MustRun(ref, "/bin/sha256sum", "/data/noise"); !strings.HasPrefix(got, sum) {
+				t.Errorf("noise: %s, not %s", got, sum)
+			}
+			if n := sent(r) - before; n > 0 {
+				t.Errorf("%s came from the registry, whereas a neighbour has everything", e2etest.MiB(n))
+			}
+			lazy(t, c2, r, 3)
+		})
+	}
+}
+
+// TestRegistryGone: without registry and neighbours a container runs on what is here, what is not is an error in bounded
+// time, a new container starts, and all is well when the registry is back.
+func TestRegistryGone(t *testing.T) {
+	for _, v := range imagestest.Versions(t) {
+		t.Run("containerd"+v.Name, func(t *testing.T) {
+			w := e2etest.New(t)
+			r := imagestest.NewRegistry(w, false)
+			image, sum := three(t, 1)
+			ref := r.Push("three", image)
+			c1, c := second(t, w, v, r, ref, "--timeout", "3s")
+			c.Box(ref, "box")
+			if got := c.Exec("box", "/bin/cat", "/etc/second"); got.Stdout != "from layer two\n" {
+				t.Fatalf("%v", got)
+			}
+			c1.StopPantala()
+			r.Stop()
+			if got := c.Exec("box", "/bin/cat", "/etc/second"); got.Stdout != "from layer two\n" {
+				t.Errorf("what was read before: %v", got)
+			}
+			began := time.Now()
+			if got := c.Exec("box", "/bin/sha256sum", "/data/noise"); got.Code == 0 || !strings.Contains(got.Stderr, "nput/output error") {
+				t.Errorf("what is nowhere: %v", got)
+			}
+			if took := time.Since(began); took > 30*time.Second { // ten times the bound of a read
+				t.Errorf("the error came after %v", took)
+			}
+			if got := c.MustRun(ref, "/bin/cat", "/etc/second"); got != "from layer two\n" {
+				t.Errorf("a new container: %q", got)
+			}
+			r.Again()
+			w.Until(time.Minute, "the container reads what was missing", func() bool {
+				return strings.HasPrefix(c.Exec("box", "/bin/sha256sum", "/data/noise").Stdout, sum)
+			})
+		})
+	}
+}
