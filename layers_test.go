@@ -78,6 +78,7 @@ var fence = []struct {
 	{"oras.land/oras-go/v2", []string{"origin"}, nil, "who speaks to a registry"},
 	{"github.com/opencontainers/image-spec", []string{"origin", "image", "snapshotter"}, []string{"e2e", "bench"}, "the words of the OCI image specification"},
 	{"github.com/opencontainers/go-digest", []string{"origin", "image", "snapshotter"}, []string{"e2e", "bench"}, "a type of image-spec"},
+	{"github.com/containerd/stargz-snapshotter/estargz", nil, []string{"image"}, "the reference implementation of eStargz writes layers that tests read"},
 	{"github.com/containerd", []string{"snapshotter"}, []string{"e2e", "bench"}, "containerd's types end at its door"},
 	{"google.golang.org/grpc", []string{"snapshotter"}, []string{"e2e", "bench"}, "containerd speaks it, nobody else"},
 	{"github.com/pelletier/go-toml/v2", []string{"origin", "cmd"}, []string{"e2e", "bench"}, "hosts.toml is read where registries are asked; containerd's configuration is written by a command"},
