@@ -1,6 +1,6 @@
 // Package estargz reads layers in the format eStargz (and its predecessor stargz): gzip files in which each chunk of
 // each file is a member of its own, with a table of contents at the end, found through a footer of 51 (47) bytes.
-// Specification: https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md.
+// Specification: the eStargz document of https://github.com/containerd/stargz-snapshotter.
 //
 // What vouches for the table, and through its digests for every chunk, is an annotation of the layer's descriptor. The
 // table knows modification times in whole seconds, and names that are UTF-8. The landmarks that tell another
