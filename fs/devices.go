@@ -3,8 +3,10 @@ package fs
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -18,6 +20,9 @@ type Devices struct {
 	m    *Mounted
 	tree *deviceTree
 }
+
+// releaseTick is how often Remove looks whether a file has been released.
+const releaseTick = 5 * time.Millisecond
 
 // devicesSource is what the mount table calls such a mount.
 const devicesSource = "pantala-layers"
@@ -58,10 +63,14 @@ func (d *Devices) Add(id uint64, name string, b Blob) (string, error) {
 	return filepath.Join(d.m.dir, name), nil
 }
 
-// Remove takes a file away; its blob may then be closed. [ErrBusy]: somebody has it open, as far as this process knows
-// of it. ErrNotFound: there is none of that name.
+// Remove takes a file away; its blob may then be closed. [ErrBusy]: somebody has it open, and has not let go of it
+// within two seconds; the kernel tells of it a moment after an unmount. ErrNotFound: there is none of that name.
 func (d *Devices) Remove(name string) error {
 	f, err := d.tree.remove(name)
+	for end := time.Now().Add(busyWait); errors.Is(err, ErrBusy) && time.Now().Before(end); {
+		time.Sleep(releaseTick)
+		f, err = d.tree.remove(name)
+	}
 	if err != nil {
 		return err
 	}

@@ -17,17 +17,20 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/pantala/pantala/blob"
 )
 
 // devConfig is what a test tells the process that serves its devices.
 type devConfig struct {
 	Dir     string
 	Options Options
+	Resume  bool
 }
 
 // devCommand is one line to the server; devAnswer its answer.
 type devCommand struct {
-	Op   string // add, remove, complete, auto, fail, stats, unmount, exit
+	Op   string // add, remove, complete, auto, fail, settle, handover, stats, unmount, exit
 	Name string
 	ID   uint64
 	Data string // file with the content, of add
@@ -41,6 +44,8 @@ type devAnswer struct {
 	Stats      Stats
 	CanPass    bool
 	Waiting    int
+	Adopted    []Adopted
+	Holder     int // pid of the holder that this process has started
 }
 
 // devicesMain serves devices as the first line of stdin says and obeys the others.
@@ -52,7 +57,11 @@ func devicesMain() int {
 		return 1
 	}
 	c.Options.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	d, err := MountDevices(context.Background(), c.Dir, c.Options)
+	mount := MountDevices
+	if c.Resume {
+		mount = ResumeDevices
+	}
+	d, err := mount(context.Background(), c.Dir, c.Options)
 	if err != nil {
 		out.Encode(devAnswer{Err: err.Error(), Class: classOf(err)})
 		return 0
@@ -60,7 +69,10 @@ func devicesMain() int {
 	blobs := map[string]*fakeBlob{}
 	ctx := context.Background()
 	say := func(err error, path string) {
-		a := devAnswer{Path: path, Stats: d.Stats(), CanPass: d.m.canPass}
+		a := devAnswer{Path: path, Stats: d.Stats(), CanPass: d.m.canPass, Adopted: d.Adopted()}
+		if h := d.m.hold; h != nil && h.child != nil {
+			a.Holder = h.child.Process.Pid
+		}
 		for _, b := range blobs {
 			a.Waiting += b.wait()
 		}
@@ -94,7 +106,7 @@ func devicesMain() int {
 				blobs[q.Name] = b
 			}
 		case "remove":
-			if err = d.Remove(q.Name); err == nil {
+			if err = d.Remove(q.Name); err == nil && b != nil {
 				b.close()
 				delete(blobs, q.Name)
 			}
@@ -107,8 +119,21 @@ func devicesMain() int {
 		case "fail":
 			b.fail(errTest)
 		case "stats":
+		case "settle":
+			d.Settle()
+		case "handover":
+			if !d.Handover() {
+				err = errTest
+			}
+			for _, b := range blobs { // as a node closes its devices
+				b.fail(blob.ErrClosed)
+				b.closed.Store(true)
+			}
 		case "unmount":
 			err = d.Unmount(ctx)
+		case "leave":
+			say(nil, "")
+			return 0
 		case "exit":
 			d.m.Detach(ctx)
 			d.Abort()
@@ -135,42 +160,36 @@ func devicesMain() int {
 
 // devices is a mount of devices whose server is another process.
 type devices struct {
-	t      testing.TB
-	dir    string
-	cmd    *exec.Cmd
-	in     io.WriteCloser
-	out    *json.Decoder
-	stderr *syncBuffer
-	mu     sync.Mutex
-	first  devAnswer
+	t       testing.TB
+	dir     string
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	out     *json.Decoder
+	stderr  fileText // a file, because the holder, which has it too, lives on
+	mu      sync.Mutex
+	first   devAnswer
+	options Options
+}
+
+// fileText is what a file holds.
+type fileText string
+
+func (f fileText) String() string {
+	b, _ := os.ReadFile(string(f))
+	return string(b)
 }
 
 // serveDevices mounts devices in a child process.
 func serveDevices(t testing.TB, o Options) *devices {
 	t.Helper()
 	needFUSE(t)
-	d := &devices{t: t, dir: filepath.Join(t.TempDir(), "layers"), stderr: new(syncBuffer)}
+	d := &devices{t: t, dir: filepath.Join(t.TempDir(), "layers"), stderr: fileText(filepath.Join(t.TempDir(), "stderr"))}
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	o.FSName = testSource() + t.Name()
-	d.cmd = exec.Command(testBinary(t))
-	d.cmd.Dir = "/"
-	d.cmd.Env = append(os.Environ(), roleEnv+"=devices", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
-	d.cmd.Stderr = d.stderr
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stdin, err := d.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := d.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	d.in, d.out = stdin, json.NewDecoder(stdout)
+	d.options = o
+	d.start(false)
 	dog := time.AfterFunc(watchdog, func() {
 		t.Errorf("watchdog: the test did not end within %v; killing the server", watchdog)
 		d.kill()
@@ -195,13 +214,45 @@ func serveDevices(t testing.TB, o Options) *devices {
 			t.Logf("server: %s", s)
 		}
 	})
-	if err := json.NewEncoder(d.in).Encode(devConfig{d.dir, o}); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.out.Decode(&d.first); err != nil || d.first.Err != "" {
-		t.Fatalf("server: %v %s\n%s", err, d.first.Err, d.stderr)
+	if d.first.Err != "" {
+		t.Fatalf("server: %s\n%s", d.first.Err, d.stderr)
 	}
 	return d
+}
+
+// start starts a server, which mounts or resumes.
+func (d *devices) start(resume bool) {
+	t := d.t
+	t.Helper()
+	d.cmd = exec.Command(testBinary(t))
+	d.cmd.Dir = "/"
+	d.cmd.Env = append(os.Environ(), roleEnv+"=devices", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	stderr, err := os.OpenFile(string(d.stderr), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	d.cmd.Stderr = stderr
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stdin, err := d.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := d.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.in, d.out = stdin, json.NewDecoder(stdout)
+	d.first = devAnswer{}
+	if err := json.NewEncoder(d.in).Encode(devConfig{d.dir, d.options, resume}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.out.Decode(&d.first); err != nil {
+		t.Fatalf("server: %v\n%s", err, d.stderr)
+	}
 }
 
 func (d *devices) kill() {

@@ -17,8 +17,13 @@ import (
 // deviceFile is a file of a device tree.
 type deviceFile struct {
 	*leaf
-	id    uint64
-	opens int // that this process has answered and that were not released since; guarded by deviceTree.change
+	id      uint64
+	handles map[uint64]bool // of open files, by the unique number of their OPEN; true: passed through. Guarded by deviceTree.change
+}
+
+// held is what a successor must know of it. Needs deviceTree.change.
+func (f *deviceFile) held() heldFile {
+	return heldFile{ID: f.id, Name: f.name, Size: f.size, Backing: f.backing.Load(), Handles: maps.Clone(f.handles)}
 }
 
 // deviceTable is what there is at one moment; it is never changed.
@@ -38,7 +43,7 @@ type deviceTree struct {
 	attr fuse.Attr // what all have in common
 
 	table  atomic.Pointer[deviceTable]
-	change sync.Mutex // one change at a time; who opens or releases a file takes it too
+	change sync.Mutex // one change at a time; who opens or releases a file takes it too. Held while the holder is told
 }
 
 func newDeviceTree(m *Mounted) *deviceTree {
@@ -69,23 +74,48 @@ func (o *deviceTable) with(change func(*deviceTable)) *deviceTable {
 		n.byID, n.byName = map[uint64]*deviceFile{}, map[string]*deviceFile{}
 	}
 	change(n)
-	n.order = slices.SortedFunc(maps.Values(n.byID), func(a, b *deviceFile) int {
-		if a.id < b.id {
-			return -1
-		}
-		return 1
-	})
+	n.order = slices.SortedFunc(maps.Values(n.byID), func(a, b *deviceFile) int { return compareIDs(a.id, b.id) })
 	return n
+}
+
+// adopt makes the table that an earlier process had.
+func (t *deviceTree) adopt(files []heldFile) {
+	t.table.Store(new(deviceTable).with(func(n *deviceTable) {
+		for _, h := range files {
+			f := &deviceFile{id: h.ID, leaf: &leaf{blob: newLatch(h.Size), size: h.Size, name: h.Name}, handles: h.Handles}
+			if f.handles == nil {
+				f.handles = map[uint64]bool{}
+			}
+			f.backing.Store(h.Backing)
+			for _, passed := range h.Handles {
+				if passed {
+					f.passing = true
+				} else {
+					f.cached++
+				}
+			}
+			n.byID[f.id], n.byName[f.name] = f, f
+		}
+	}))
 }
 
 func (t *deviceTree) add(id uint64, name string, b Blob) error {
 	t.change.Lock()
 	defer t.change.Unlock()
 	old := t.table.Load()
+	if f := old.byID[id]; f != nil && old.byName[name] == f {
+		if l, ok := f.blob.(*latch); ok {
+			if err := l.open(b); err != nil {
+				return fmt.Errorf("device %q (id %d): %w", name, id, err)
+			}
+			return nil
+		}
+	}
 	if old.byID[id] != nil || old.byName[name] != nil {
 		return fmt.Errorf("%w: device %q (id %d) is there already", blob.ErrInvalid, name, id)
 	}
-	f := &deviceFile{id: id, leaf: &leaf{blob: b, size: b.Size(), name: name}}
+	f := &deviceFile{id: id, leaf: &leaf{blob: b, size: b.Size(), name: name}, handles: map[uint64]bool{}}
+	t.m.hold.put(f.held())
 	t.table.Store(old.with(func(n *deviceTable) { n.byID[id], n.byName[name] = f, f }))
 	return nil
 }
@@ -98,13 +128,14 @@ func (t *deviceTree) remove(name string) (*leaf, error) {
 	if f == nil {
 		return nil, fmt.Errorf("%w: there is no device %q", blob.ErrNotFound, name)
 	}
-	if f.opens > 0 {
+	if len(f.handles) > 0 {
 		return nil, fmt.Errorf("%w: device %q is open; unmount what uses it first", ErrBusy, name)
 	}
 	t.table.Store(old.with(func(n *deviceTable) {
 		delete(n.byID, f.id)
 		delete(n.byName, name)
 	}))
+	t.m.hold.gone(f.id)
 	return f.leaf, nil
 }
 
@@ -154,30 +185,44 @@ func (t *deviceTree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0 {
 		return fuse.EROFS
 	}
-	f := t.count(in.NodeId, 1)
+	t.change.Lock()
+	defer t.change.Unlock()
+	f := t.table.Load().byID[in.NodeId]
 	if f == nil {
 		return fuse.ENOENT
 	}
 	out.OpenFlags = fuse.FOPEN_NOFLUSH // see tree.Open
-	t.m.openOne(f.leaf, true, out)
+	handle := in.Unique &^ resendBit
+	passed, again := f.handles[handle]
+	switch {
+	case !again:
+		f.handles[handle] = t.m.openOne(f.leaf, true, out)
+		t.m.hold.put(f.held())
+	case passed: // a process that died before it could answer has counted it
+		t.m.pass(f.leaf, out)
+	default:
+		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	}
+	out.Fh = handle
 	return fuse.OK
 }
 
-// count adds n to how often the file of a node is open; nil: there is none.
-func (t *deviceTree) count(node uint64, n int) *deviceFile {
+func (t *deviceTree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	t.change.Lock()
 	defer t.change.Unlock()
-	f := t.table.Load().byID[node]
-	if f != nil {
-		f.opens += n
+	f := t.table.Load().byID[in.NodeId]
+	if f == nil {
+		return
 	}
-	return f
-}
-
-func (t *deviceTree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	if f := t.count(in.NodeId, -1); f != nil && in.Fh == fhCached {
+	passed, open := f.handles[in.Fh]
+	if !open {
+		return // sent again, by a process that had counted it
+	}
+	delete(f.handles, in.Fh)
+	if !passed {
 		f.released()
 	}
+	t.m.hold.put(f.held())
 }
 
 func (t *deviceTree) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {

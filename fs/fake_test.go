@@ -37,6 +37,7 @@ type fakeBlob struct {
 	completed chan struct{}
 	touched   atomic.Uint64
 	panics    atomic.Bool // WriteTo panics
+	closed    atomic.Bool // WriteTo fails
 
 	mu       sync.Mutex
 	auto     time.Duration // guarded by mu: ≥ 0: absent bytes come that much later by themselves
@@ -169,6 +170,9 @@ var errTest = errors.New("of the test")
 func (b *fakeBlob) WriteTo(fd int, hdr []byte, off int64, n int) (int, error) {
 	if b.panics.Load() {
 		panic(errTest)
+	}
+	if b.closed.Load() {
+		return 0, blob.ErrClosed
 	}
 	if !b.has(b.run(off, n)) {
 		return 0, blob.ErrAbsent

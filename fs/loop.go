@@ -22,7 +22,13 @@ type loop struct {
 }
 
 func newLoop(m *Mounted) *loop {
-	return &loop{m: m, fd: m.fd, in: make([]byte, requestSize), out: make([]byte, requestSize)}
+	l := &loop{m: m, fd: m.fd, in: make([]byte, requestSize), out: make([]byte, requestSize)}
+	// The kernel fails a request that it cannot copy into memory, and it cannot if we are killed while the page has yet to
+	// be made: those that requests need, the first ones, are made here.
+	for i := 0; i < 2*4096; i += 4096 {
+		l.in[i] = 1
+	}
+	return l
 }
 
 // maxReadErrors bounds errors of read(2) in a row that no kernel documents, so that a loop cannot spin.
@@ -36,6 +42,10 @@ func (l *loop) run() {
 		switch {
 		case err == nil && n >= inHeaderSize:
 			strange = 0
+			if l.m.handed.Load() {
+				l.giveBack()
+				return
+			}
 			l.serve(l.in[:n])
 		case err == unix.ENODEV || err == unix.ECONNABORTED:
 			return
@@ -74,11 +84,17 @@ func (l *loop) serve(in []byte) {
 			l.m.interrupt(l.fd, h)
 		}
 	default:
-		if n := l.m.proto.handle(in, l.out); n > 0 {
+		n := l.m.proto.handle(in, l.out)
+		if l.m.handed.Load() { // perhaps the holder has not heard of it
+			l.giveBack()
+		} else if n > 0 {
 			send(l.fd, l.out[:n])
 		}
 	}
 }
+
+// giveBack leaves a request to our successor, who has perhaps asked for what we had read before we read this.
+func (l *loop) giveBack() { notifyResend(l.fd) }
 
 // read answers a READ. Present bytes go out by one writev straight from the store's mapping, without an
 // allocation or a lock; otherwise the read is parked.
@@ -126,6 +142,9 @@ func (m *Mounted) leafOf(node uint64) *leaf {
 
 // failRead answers a READ that could not be answered with bytes. off is that in the blob.
 func (m *Mounted) failRead(f *leaf, fd int, unique uint64, off int64, n int, err error) {
+	if m.handed.Load() {
+		return // the kernel sends it to our successor
+	}
 	errno := errnoOf(err)
 	// ENOENT and ENODEV are what writing to /dev/fuse says when nobody waits for the answer any more.
 	if errno != syscall.EINTR && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -18,6 +19,12 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "server":
 		os.Exit(serverMain())
+	case "holder":
+		if err := Hold(context.Background(), os.NewFile(3, "server"), os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, "holder:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "devices":
 		os.Exit(devicesMain())
 	case "reader":

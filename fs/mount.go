@@ -3,6 +3,7 @@ package fs
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -73,6 +74,7 @@ type Options struct {
 	Passthrough bool         // let the kernel read a complete file itself, where it can
 	Log         *slog.Logger // nil: none
 	FSName      string       // device in the mount table; "": the source
+	Keep        *Keep        // of [MountDevices]: who keeps the mount while no process serves it; nil: nobody
 }
 
 // DefaultReadAhead is the readahead of a mount in bytes: one READ of the largest size. Sequential reading of a
@@ -97,6 +99,7 @@ type Mounted struct {
 	fd         int    // /dev/fuse; closed by the closer after everybody who writes to it
 	privileged bool   // mounted by mount(2)
 	init       []byte // INIT as the kernel sent it: a successor must be taught it again
+	hold       *hold  // who keeps the mount for a successor; nil: nobody
 	canPass    bool   // passthrough is wanted and was negotiated
 	info       MountInfo
 	proto      *protocol
@@ -106,6 +109,7 @@ type Mounted struct {
 	// Shared by goroutines.
 	passing atomic.Bool // new opens of some file are handed to the kernel
 	leaving atomic.Bool // Unmount was called: reads that nobody waits for end at once
+	handed  atomic.Bool // a successor serves the mount: nothing is answered any more
 	lot     lot
 	rare    rare
 	nudge   chan struct{} // wakes the keeper
@@ -170,6 +174,7 @@ func mountFS(ctx context.Context, dir, source string, o Options, newFS func(*Mou
 	m.proto = newProtocol(newFS(m), o.Passthrough && at.privileged, m.panicked, m.log)
 	if err := m.start(ctx); err != nil {
 		// Closing the last descriptor of the connection kills it, after which the mount point lets go of it.
+		m.hold.end()
 		unix.Close(m.fd)
 		if uerr := UnmountDir(path, true); uerr != nil {
 			m.log.Warn("could not clean up after a failed mount", "dir", path, "error", uerr)
@@ -251,6 +256,12 @@ func (m *Mounted) start(ctx context.Context) error {
 		return err
 	}
 	m.init = first
+	if err := m.locate(); err != nil {
+		return err
+	}
+	if m.opt.Keep != nil {
+		m.startHold()
+	}
 	out := make([]byte, 4096)
 	n, pass, err := m.proto.init(first, out)
 	if n > 0 {
@@ -269,17 +280,38 @@ func (m *Mounted) start(ctx context.Context) error {
 		}
 		m.log.Info("no passthrough: a complete file will be read through pantala", "dir", m.dir, "reason", reason)
 	}
-	if err := m.locate(); err != nil {
+	if err := m.begin(); err != nil {
 		return err
 	}
-	if m.table, err = watch(m.info.Dev); err != nil {
-		return err
-	}
-	setServed(m.info.Dev, true)
 	if m.single && m.leaves[0].blob.Complete() {
 		m.registerBacking(m.leaves[0])
 	}
 	m.run()
+	return nil
+}
+
+// startHold has the mount kept for a successor. INIT is not answered yet: whatever happens after, a successor knows it.
+func (m *Mounted) startHold() {
+	reason := supportOf(m.init).Handover
+	if reason == nil && !m.privileged {
+		reason = errors.New("it needs CAP_SYS_ADMIN")
+	}
+	if reason == nil {
+		mount := heldMount{Dir: m.dir, Dev: m.info.Dev, Init: m.init, Pass: m.opt.Passthrough}
+		m.hold, reason = newHold(*m.opt.Keep, m.fd, mount, m.log)
+	}
+	if reason != nil {
+		m.hold = nil
+		m.log.Warn("the mount will not survive a restart of pantala", "dir", m.dir, "reason", reason)
+	}
+}
+
+// begin is what comes between INIT and the goroutines.
+func (m *Mounted) begin() (err error) {
+	if m.table, err = watch(m.info.Dev); err != nil {
+		return err
+	}
+	setServed(m.info.Dev, true)
 	return nil
 }
 
@@ -335,6 +367,9 @@ func (m *Mounted) close(loops, rest *sync.WaitGroup) {
 	}
 	m.table.close()
 	setServed(m.info.Dev, false)
+	if !m.handed.Load() {
+		m.hold.end()
+	}
 	close(m.done)
 }
 

@@ -229,8 +229,8 @@ func (m *Mounted) pass(f *leaf, out *fuse.OpenOut) {
 // open(2) fail with EIO. So the first open that is passed through waits until all cached ones have been released,
 // and after it all are. (Direct IO, which may go over to passthrough at any time, is no way out: a shared mapping of
 // such a file counts as cached, the kernel does not tell us of it, and each mmap(2) of it waits for page faults of
-// others.)
-func (m *Mounted) openOne(f *leaf, mayPass bool, out *fuse.OpenOut) {
+// others.) It reports whether it was passed through.
+func (m *Mounted) openOne(f *leaf, mayPass bool, out *fuse.OpenOut) (passed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.backing.Load() == 0 && f.cached == 0 && !f.refused && mayPass && f.whole() && f.blob.Complete() {
@@ -239,11 +239,12 @@ func (m *Mounted) openOne(f *leaf, mayPass bool, out *fuse.OpenOut) {
 	if f.backing.Load() != 0 && (f.passing || f.cached == 0) {
 		f.passing = true
 		m.pass(f, out)
-		return
+		return true
 	}
 	f.cached++
 	out.Fh = fhCached
 	out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	return false
 }
 
 // Release hears of a handle after the kernel has let go of it (fuse_prepare_release), so that a count of zero

@@ -17,6 +17,9 @@ import (
 // seconds for 5 GiB, both ends, where pread and write took 1.9 to 2.1. Asking for the pages before with
 // MADV_POPULATE_READ changed nothing that could be told from noise.
 //
+// Before bytes that were pushed out of memory are written they are waited for (MADV_POPULATE_READ): /dev/fuse fails a
+// request whose answer it cannot copy, and so it does when we are killed while it waits for the disk.
+//
 // Bytes that were pushed out of memory are first asked of the disk in one piece by readahead(2): faults would
 // read them page cluster by page cluster, while 64 readers share a memory limit that is smaller than the file.
 //
@@ -48,8 +51,9 @@ func (r *Region) WriteTo(fd int, hdr []byte, off int64, n int) (int, error) {
 	}
 	if n > 0 && !r.seen.resident(r.mem, off, n) {
 		start := off &^ (pageSize - 1)
-		// Advice: the faults of writev read what this did not.
+		// Advice: the faults of writev read what these did not.
 		_, _, _ = unix.Syscall(unix.SYS_READAHEAD, r.fd, uintptr(start), uintptr(off+int64(n)-start))
+		_ = unix.Madvise(r.mem[start:off+int64(n)], unix.MADV_POPULATE_READ)
 	}
 	for {
 		w, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov)), uintptr(count))
