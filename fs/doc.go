@@ -25,6 +25,10 @@
 // Besides, umount(2), and statfs(2) of a mount that another process serves, run in goroutines of their own whose
 // result may be given up: the kernel decides when they return.
 //
+// A mount of [Devices] may outlive its process: the holder (holder.go), a process of its own, keeps the connection to the
+// kernel and what a successor must know. After [Devices.Handover] the loops end with the process, or with the next
+// request.
+//
 // This process must never touch its own mount: a loop that waits for a request which only a loop can answer
 // never wakes up. Therefore nothing here stats, opens or executes anything below [Mounted.Dir]; device numbers
 // come from /proc/self/mountinfo.
@@ -34,7 +38,9 @@
 // A READ of present bytes takes none. lot.mu guards the map of parked reads and is a leaf: nothing is called while
 // it is held. leaf.mu guards the count of open handles of a file that has one node; while it is held the backing file
 // may be registered, which is an ioctl(2) that does not wait. deviceTree.change is held while a device is added, removed,
-// opened or released; it is a leaf.
+// opened or released; then leaf.mu, latch.mu or hold.mu may be taken, which orders what the holder is told: an exchange
+// over a local socket, bounded, that must be over before the kernel is answered. latch.mu guards who waits for a device
+// that a successor has not opened yet. No READ takes any of them but latch.mu, while it has to wait.
 //
 // # Errors
 //

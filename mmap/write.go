@@ -17,11 +17,10 @@ import (
 // seconds for 5 GiB, both ends, where pread and write took 1.9 to 2.1. Asking for the pages before with
 // MADV_POPULATE_READ changed nothing that could be told from noise.
 //
-// Before bytes that were pushed out of memory are written they are waited for (MADV_POPULATE_READ): /dev/fuse fails a
-// request whose answer it cannot copy, and so it does when we are killed while it waits for the disk.
-//
-// Bytes that were pushed out of memory are first asked of the disk in one piece by readahead(2): faults would
-// read them page cluster by page cluster, while 64 readers share a memory limit that is smaller than the file.
+// Bytes that were pushed out of memory are first asked of the disk in one piece by readahead(2), because faults would
+// read them page cluster by page cluster while 64 readers share a memory limit that is smaller than the file; and then
+// waited for (MADV_POPULATE_READ), because /dev/fuse fails a request whose answer it cannot copy, and that is so when
+// the process is killed while writev waits for the disk.
 //
 // The error wraps blob.ErrCorrupt when the file was truncated under the map (EFAULT); /dev/fuse has then
 // already failed the request with EIO and takes no other answer for it. Other errors wrap the errno.

@@ -72,6 +72,7 @@ func (a *app) root() *cobra.Command {
 		a.mountCommand(), a.umountCommand(), a.getCommand(), a.shareCommand(),
 		a.daemonCommand(), a.trackerCommand(), a.limitsCommand(), a.setupCommand(),
 		a.statusCommand(), a.cacheCommand(), a.profileCommand(), a.doctorCommand(), a.versionCommand(),
+		a.keepFuseCommand(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd("mount")
