@@ -109,6 +109,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	if t.layers, err = s.acquireAll(ctx, t.image, layers, a); err != nil {
 		return err
 	}
+	s.learnOrder(t, a) // what will be read first comes while the tree is still being made
 	meta, err := s.writeTree(t)
 	if err != nil {
 		return err
@@ -128,7 +129,6 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 		return control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
 	}
 	s.n.log.Info("image is readable", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
-	s.learnOrder(t, a)
 	return nil
 }
 
