@@ -20,17 +20,21 @@ type kind struct {
 	late    int64 // how many decoded bytes behind a point scan may have handed out before it marks it
 }
 
-// spacing is how far apart points are: a boot of containers moves the fewest bytes with about 128 KiB stored, for what
-// shorter spans save goes into more windows and a longer head, and longer ones bring along what nobody reads. No
-// stretch of more than 1 MiB shall have to be decoded for one page. Figures: docs/decisions/0018-layer-index.md.
-var spacing = codec.Spacing{Stored: 128 << 10, Decoded: 1 << 20}
+// How far apart points are: a boot moves the fewest bytes with about 128 KiB stored, since what shorter spans save goes
+// into windows and a longer head, and longer ones bring along what nobody reads. zstd's windows are twenty times those
+// of gzip, so there it is 256 KiB. No stretch of more than about 1 MiB shall have to be decoded for one page. Figures:
+// docs/decisions/0018-layer-index.md.
+var (
+	dense  = codec.Spacing{Stored: 128 << 10, Decoded: 1 << 20}
+	sparse = codec.Spacing{Stored: 256 << 10, Decoded: 1 << 20}
+)
 
 var (
-	plainTar = kind{"tar", index.Stored, plain, nil, spacing, 0}
+	plainTar = kind{"tar", index.Stored, plain, nil, dense, 0}
 	// A point waits for the 32 KiB that may refer to what is before it, and they for a buffer of 256 KiB.
-	gzipped = kind{"gzip", index.Deflate, inflate.Scan, inflate.Span, spacing, 512 << 10}
+	gzipped = kind{"gzip", index.Deflate, inflate.Scan, inflate.Span, dense, 512 << 10}
 	// A point waits for the next one, which may be any block of up to 128 KiB once it is due.
-	zstandard = kind{"zstd", index.Zstd, zstdspan.Scan, zstdspan.Span, spacing, spacing.Decoded + 256<<10}
+	zstandard = kind{"zstd", index.Zstd, zstdspan.Scan, zstdspan.Span, sparse, sparse.Decoded + 256<<10}
 )
 
 // kinds are all of them, by index.Codec.

@@ -120,7 +120,7 @@ func (p *pipeline) run(r io.Reader) (*Built, error) {
 	if err := p.o.Want.check(b.Facts); err != nil {
 		return nil, err
 	}
-	b.Spans, b.Windows = p.spans.lay(p.kind.codec, b.Stored, b.Size, p.consumed)
+	b.Spans, b.windows = p.spans.lay(p.kind.codec, b.Stored, b.Size, p.consumed), p.spans.windows
 	return b, nil
 }
 
@@ -287,7 +287,7 @@ func (p *pipeline) hash() error {
 
 // cut feeds the spans.
 func (p *pipeline) cut() error {
-	p.spans.init(p.kind.late, p.o.Decoded)
+	p.spans.init(p.kind.late, p.o)
 	for {
 		select {
 		case s, ok := <-p.steps:

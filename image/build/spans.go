@@ -29,14 +29,21 @@ type spans struct {
 	at      int64         // offset of tail[from] in the address space
 	leaves  []blob.Hash   // of the present span
 	pending []codec.Point // behind at
-	points  []codec.Point // whose spans have begun: the last of them is the present one's
-	digests []blob.Hash   // of the spans before it
+	points  []codec.Point // whose spans have begun: the last of them is the present one's, the others have no window here
+	ended   []ended       // the spans before it
+	windows windows
 
 	entries index.Entries
 }
 
-func (s *spans) init(late int64, out io.WriterAt) {
-	s.late, s.out = late, out
+// ended is what is kept of a span besides its point.
+type ended struct {
+	digest blob.Hash
+	window index.Window // among the windows
+}
+
+func (s *spans) init(late int64, o Options) {
+	s.late, s.out, s.windows.file = late, o.Decoded, o.Scratch
 	s.tail = make([]byte, 0, 2*(int(late)+buffer)) // so that bytes are moved to its beginning once in a while only
 	s.scan = tarscan.New(func(e index.Entry) error {
 		if s.entries.Len() == MaxEntries {
@@ -79,7 +86,9 @@ func (s *spans) settle(all bool) error {
 			return fmt.Errorf("BUG: a point at %d was marked when %d bytes were decoded, later than %d bytes behind it", p.Out, s.size, s.late)
 		}
 		s.hash(p.Out)
-		s.close()
+		if err := s.close(); err != nil {
+			return err
+		}
 		s.points = append(s.points, p)
 		s.pending = s.pending[1:]
 	}
@@ -104,16 +113,20 @@ func (s *spans) hash(end int64) {
 }
 
 // close ends the present span, if there is one. One without bytes is forgotten.
-func (s *spans) close() {
+func (s *spans) close() error {
 	if len(s.points) == 0 {
-		return
+		return nil
 	}
+	last := &s.points[len(s.points)-1]
 	if len(s.leaves) == 0 {
 		s.points = s.points[:len(s.points)-1]
-		return
+		return nil
 	}
-	s.digests = append(s.digests, blob.Fold(s.leaves, 0, blob.Width(uint32(len(s.leaves)))))
+	window, err := s.windows.add(last.Window)
+	last.Window = nil
+	s.ended = append(s.ended, ended{blob.Fold(s.leaves, 0, blob.Width(uint32(len(s.leaves)))), window})
 	s.leaves = s.leaves[:0]
+	return err
 }
 
 // end says that all bytes have come.
@@ -121,17 +134,18 @@ func (s *spans) end() error {
 	if err := s.settle(true); err != nil {
 		return err
 	}
-	s.close()
-	if len(s.pending) > 0 || len(s.digests) != len(s.points) || len(s.points) > 0 && s.points[0].Out != 0 || len(s.points) == 0 && s.size > 0 {
+	if err := s.close(); err != nil {
+		return err
+	}
+	if len(s.pending) > 0 || len(s.ended) != len(s.points) || len(s.points) > 0 && s.points[0].Out != 0 || len(s.points) == 0 && s.size > 0 {
 		return fmt.Errorf("BUG: the points of the codec do not begin at 0 or go beyond the end")
 	}
 	return s.scan.End()
 }
 
 // lay makes the spans of a blob of stored bytes, size decoded, of which the decoder had taken consumed when it was done.
-func (s *spans) lay(c index.Codec, stored, size, consumed int64) ([]index.Span, [][]byte) {
+func (s *spans) lay(c index.Codec, stored, size, consumed int64) []index.Span {
 	spans := make([]index.Span, len(s.points))
-	windows := make([][]byte, len(s.points))
 	for i, p := range s.points {
 		// The byte in which the next point lies belongs to both spans; see codec.Span. The last span ends where the
 		// decoder was when it was done: what may follow, padding say, nobody needs.
@@ -142,11 +156,10 @@ func (s *spans) lay(c index.Codec, stored, size, consumed int64) ([]index.Span, 
 		if c == index.Stored {
 			in = p.In + out - p.Out
 		}
-		windows[i] = p.Window
 		spans[i] = index.Span{
 			Device: p.Out, Length: out - p.Out, Stored: p.In, StoredLength: in - p.In,
-			Codec: c, Bit: p.Bit, Digest: s.digests[i],
+			Codec: c, Bit: p.Bit, Digest: s.ended[i].digest, Window: s.ended[i].window,
 		}
 	}
-	return spans, windows
+	return spans
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sort"
 
 	"github.com/pantala/pantala/blob"
@@ -38,6 +39,21 @@ type Index struct {
 // Encode writes an index file. windows[i] belongs to spans[i], whose Window is ignored; nil: it needs none. It returns
 // the length of the file.
 func Encode(w io.Writer, f Facts, entries *Entries, spans []Span, windows [][]byte) (int64, error) {
+	spans = slices.Clone(spans)
+	all := make([]io.Reader, len(windows))
+	for i := range spans {
+		spans[i].Window = Window{}
+		if i < len(windows) {
+			spans[i].Window.Length = int64(len(windows[i]))
+			all[i] = bytes.NewReader(windows[i])
+		}
+	}
+	return EncodeFrom(w, f, entries, spans, io.MultiReader(all...))
+}
+
+// EncodeFrom is Encode with the windows of all spans one after the other in a reader, each as long as its span's Window
+// says.
+func EncodeFrom(w io.Writer, f Facts, entries *Entries, spans []Span, windows io.Reader) (int64, error) {
 	section := entries.section()
 	le := binary.LittleEndian
 	spansAt := int64(headerSize)
@@ -49,9 +65,8 @@ func Encode(w io.Writer, f Facts, entries *Entries, spans []Span, windows [][]by
 
 	for i, s := range spans {
 		b := head[spansAt+int64(i)*spanSize:]
-		s.Window = Window{}
-		if i < len(windows) && len(windows[i]) > 0 {
-			s.Window = Window{end, int64(len(windows[i]))}
+		if s.Window.Offset = 0; s.Window.Length > 0 {
+			s.Window.Offset = end
 			end += s.Window.Length
 		}
 		if s.Length > MaxSpan || s.StoredLength > MaxSpan || s.Window.Length > MaxSpan || s.Skip > MaxSpan {
@@ -99,10 +114,8 @@ func Encode(w io.Writer, f Facts, entries *Entries, spans []Span, windows [][]by
 	if _, err := w.Write(head); err != nil {
 		return 0, err
 	}
-	for _, b := range windows {
-		if _, err := w.Write(b); err != nil {
-			return 0, err
-		}
+	if _, err := io.CopyN(w, windows, end-headSize); err != nil {
+		return 0, err
 	}
 	return end, nil
 }
