@@ -13,27 +13,41 @@ const Keep = 16
 // was a different command, an argument, chance.
 const often = 30
 
-// Merge makes one profile of those of several starts: the spans that at least 30 % of them have read, in the order of
-// the median of their places. It does not depend on the order of its arguments. Each counts as one start, whatever it
-// says of itself: that is what somebody claims. Without arguments the profile is empty.
+// Merge makes one profile of those of several starts: the spans that at least 30 % of them have read, not counting those
+// that would not have seen it, in the order of the median of their places. It does not depend on the order of its
+// arguments. Each counts as one start, whatever it says of itself: that is what somebody claims. Without arguments the
+// profile is empty.
 func Merge(all ...*Profile) *Profile {
 	if len(all) > MaxStarts {
 		all = all[len(all)-MaxStarts:]
 	}
 	merged := &Profile{Starts: max(len(all), 1)}
-	places := map[Touch][]int{}
+	places, blind := map[Touch][]int{}, map[uint16]int{}
+	seen := map[Touch]int{} // by starts that are blind to the layer
 	for _, p := range all {
+		for _, l := range p.Blind {
+			blind[l]++
+		}
 		for i, t := range p.Touches {
 			places[t] = append(places[t], i)
+			if _, ok := slices.BinarySearch(p.Blind, t.Layer); ok {
+				seen[t]++
+			}
 		}
 	}
+	for l, n := range blind {
+		if n == len(all) {
+			merged.Blind = append(merged.Blind, l)
+		}
+	}
+	slices.Sort(merged.Blind)
 	type one struct {
 		Touch
 		median, sum int
 	}
 	var list []one
 	for t, at := range places {
-		if 100*len(at) < often*len(all) {
+		if could := len(all) - blind[t.Layer] + seen[t]; 100*len(at) < often*could {
 			continue
 		}
 		// What comes first in all starts that have both comes first in the merged one: the lower median of numbers

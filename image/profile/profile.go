@@ -13,6 +13,8 @@ A profile in bytes (docs/wire.md):
 
 	magic    "ptp" and the version, 1
 	starts   uvarint: of how many starts it is made, 1 to MaxStarts
+	blind    uvarint: how many layers follow, ascending, each as uvarint of its number − that of the one before − 1 (the
+	         first: its number)
 	touches  uvarint: how many follow, at most MaxTouches
 	then for each touch, in order:
 	step     uvarint: zigzag(span - next) << 1 | other, where next is the span after the last one of the same layer, 0 at
@@ -31,7 +33,8 @@ const (
 	MaxTouches = 1 << 13 // 2 GiB in spans of 256 KiB: more than any start reads
 	MaxStarts  = 1 << 8
 	// MaxBytes is as long as a profile gets: a step has at most 26 bits, four bytes, and a layer 12, two bytes.
-	MaxBytes = 4 + 2 + 2 + MaxTouches*(4+2) + 4
+	// Blind layers take a byte each, and one more for each gap of 128.
+	MaxBytes = 4 + 2 + 2 + MaxLayers + MaxLayers/128 + 2 + MaxTouches*(4+2) + 4
 )
 
 const magic = "ptp\x01"
@@ -46,7 +49,10 @@ type Touch struct {
 
 // Profile is the order in which the spans of an image are read first, each once.
 type Profile struct {
-	Starts  int // of how many starts it is made
+	Starts int // of how many starts it is made
+	// Blind are layers, ascending, whose reads were not all seen, because the kernel read a complete file without asking:
+	// that a span of theirs is not in Touches means nothing.
+	Blind   []uint16
 	Touches []Touch
 }
 
@@ -59,6 +65,12 @@ func (p *Profile) Append(b []byte) []byte {
 	from := len(b)
 	b = append(b, magic...)
 	b = binary.AppendUvarint(b, uint64(p.Starts))
+	b = binary.AppendUvarint(b, uint64(len(p.Blind)))
+	after := uint16(0)
+	for _, l := range p.Blind {
+		b = binary.AppendUvarint(b, uint64(l-after))
+		after = l + 1
+	}
 	b = binary.AppendUvarint(b, uint64(len(p.Touches)))
 	next, layer := map[uint16]uint32{}, uint16(0)
 	for _, t := range p.Touches {
@@ -80,6 +92,11 @@ func (p *Profile) Append(b []byte) []byte {
 func (p *Profile) check() error {
 	if p.Starts < 1 || p.Starts > MaxStarts || len(p.Touches) > MaxTouches {
 		return fmt.Errorf("%w: profile: %d starts and %d spans: at most %d and %d", blob.ErrInvalid, p.Starts, len(p.Touches), MaxStarts, MaxTouches)
+	}
+	for i, l := range p.Blind {
+		if l >= MaxLayers || i > 0 && l <= p.Blind[i-1] {
+			return fmt.Errorf("%w: profile: layer %d is out of order, or not below %d", blob.ErrInvalid, l, MaxLayers)
+		}
 	}
 	seen := make(map[Touch]bool, len(p.Touches))
 	for _, t := range p.Touches {
@@ -123,6 +140,13 @@ func Parse(b []byte) (*Profile, error) {
 		return v
 	}
 	p := &Profile{Starts: int(number(MaxStarts + 1))}
+	blind := number(MaxLayers + 1)
+	for after := uint64(0); ok && uint64(len(p.Blind)) < blind; {
+		l := after + number(MaxLayers)
+		ok = ok && l < MaxLayers
+		p.Blind = append(p.Blind, uint16(l))
+		after = l + 1
+	}
 	n := number(MaxTouches + 1)
 	if !ok || n > uint64(len(body)) {
 		return bad("malformed")

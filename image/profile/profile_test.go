@@ -17,8 +17,8 @@ import (
 
 // TestGolden: the bytes of the format, as docs/wire.md has them.
 func TestGolden(t *testing.T) {
-	p := &Profile{Starts: 3, Touches: []Touch{{0, 0}, {0, 1}, {5, 700}, {0, 2}, {5, 690}, {5, 691}}}
-	const want = "70747001" + "03" + "06" + "00" + "00" + "f115" + "05" + "01" + "00" + "2b" + "05" + "00" + "907be083"
+	p := &Profile{Starts: 3, Blind: []uint16{2, 7, 300}, Touches: []Touch{{0, 0}, {0, 1}, {5, 700}, {0, 2}, {5, 690}, {5, 691}}}
+	const want = "70747001" + "03" + "03" + "02" + "04" + "a402" + "06" + "00" + "00" + "f115" + "05" + "01" + "00" + "2b" + "05" + "00" + "4af3d588"
 	got := hex.EncodeToString(p.Append(nil))
 	if got[:len(got)-8] != want[:len(want)-8] {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -33,7 +33,10 @@ func profiles(t *rapid.T) *Profile {
 	touch := rapid.Custom(func(t *rapid.T) Touch {
 		return Touch{uint16(rapid.SampledFrom([]int{0, 1, 2, 126, MaxLayers - 1}).Draw(t, "layer")), rapid.OneOf(rapid.Uint32Range(0, 40), rapid.Uint32Range(0, MaxSpans-1)).Draw(t, "span")}
 	})
+	blind := rapid.SliceOfNDistinct(rapid.Uint16Range(0, MaxLayers-1), 0, 9, rapid.ID).Draw(t, "blind")
+	slices.Sort(blind)
 	return &Profile{
+		Blind:   blind,
 		Starts:  rapid.IntRange(1, MaxStarts).Draw(t, "starts"),
 		Touches: rapid.SliceOfNDistinct(touch, 0, 60, rapid.ID).Draw(t, "touches"),
 	}
@@ -45,7 +48,7 @@ func TestRoundTrip(t *testing.T) {
 		p := profiles(t)
 		b := p.Append(nil)
 		got, err := Parse(b)
-		if err != nil || got.Starts != p.Starts || !slices.Equal(got.Touches, p.Touches) {
+		if err != nil || got.Starts != p.Starts || !slices.Equal(got.Blind, p.Blind) || !slices.Equal(got.Touches, p.Touches) {
 			t.Fatalf("%v: %v became %v", err, p, got)
 		}
 		if cut := rapid.IntRange(0, len(b)-1).Draw(t, "cut"); parses(b[:cut]) {
@@ -73,6 +76,9 @@ func parses(b []byte) bool {
 // TestSize: the longest profile fits into MaxBytes, and what a start is like takes two to four bytes a span.
 func TestSize(t *testing.T) {
 	worst, usual := &Profile{Starts: MaxStarts}, &Profile{Starts: 1}
+	for i := range MaxLayers {
+		worst.Blind = append(worst.Blind, uint16(i))
+	}
 	for i := range MaxTouches {
 		span := uint32(i / 2)
 		if i/2%2 == 1 {
@@ -99,7 +105,7 @@ func sum(b []byte) []byte {
 // FuzzParse: whatever the bytes, a profile within bounds comes out, which is written as it was read, or an error.
 func FuzzParse(f *testing.F) {
 	f.Add((&Profile{Starts: 1}).Append(nil))
-	f.Add((&Profile{Starts: 3, Touches: []Touch{{0, 0}, {0, 1}, {5, 700}, {0, 2}, {5, 690}}}).Append(nil))
+	f.Add((&Profile{Starts: 3, Blind: []uint16{0, 1, 9}, Touches: []Touch{{0, 0}, {0, 1}, {5, 700}, {0, 2}, {5, 690}}}).Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// The sum is set right: else nothing gets past it.
 		if len(b) > 8 {
@@ -122,6 +128,11 @@ func TestMergeProperties(t *testing.T) {
 		all := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) *Profile {
 			spans := rapid.Permutation([]uint32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}).Draw(t, "spans")
 			p := &Profile{Starts: 1}
+			for l := range uint16(3) {
+				if rapid.IntRange(0, 2).Draw(t, "blind") == 0 {
+					p.Blind = append(p.Blind, l)
+				}
+			}
 			for _, s := range spans[:rapid.IntRange(0, len(spans)).Draw(t, "n")] {
 				p.Touches = append(p.Touches, Touch{uint16(s % 3), s})
 			}
@@ -133,6 +144,11 @@ func TestMergeProperties(t *testing.T) {
 		}
 		if one := Merge(all[0], all[0], all[0]); !slices.Equal(one.Touches, all[0].Touches) {
 			t.Fatalf("thrice the same became another: %v, %v", all[0], one)
+		}
+		for l := range uint16(3) {
+			if slices.Contains(m.Blind, l) != !slices.ContainsFunc(all, func(p *Profile) bool { return !slices.Contains(p.Blind, l) }) {
+				t.Fatalf("blind to %v", m.Blind)
+			}
 		}
 		shuffled := rapid.Permutation(all).Draw(t, "shuffled")
 		if !reflect.DeepEqual(Merge(shuffled...), m) {
@@ -147,14 +163,18 @@ func TestMergeProperties(t *testing.T) {
 		}
 		place := func(p *Profile, t Touch) int { return slices.Index(p.Touches, t) }
 		for s := range uint32(10) {
-			a, n := Touch{uint16(s % 3), s}, 0
+			a, n, could := Touch{uint16(s % 3), s}, 0, 0
 			for _, p := range all {
-				if place(p, a) >= 0 {
+				switch {
+				case place(p, a) >= 0:
 					n++
+					could++
+				case !slices.Contains(p.Blind, a.Layer):
+					could++
 				}
 			}
-			if in := place(m, a) >= 0; in != (n > 0 && 10*n >= 3*len(all)) {
-				t.Fatalf("%v, read by %d of %d, is there: %v", a, n, len(all), in)
+			if in := place(m, a) >= 0; in != (n > 0 && 10*n >= 3*could) {
+				t.Fatalf("%v, read by %d of %d, is there: %v", a, n, could, in)
 			}
 			for s2 := range uint32(10) {
 				b := Touch{uint16(s2 % 3), s2}

@@ -2,6 +2,7 @@ package profile
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,7 +10,7 @@ import (
 
 // Bounds of a recording.
 const (
-	// Quiet is how long nothing new may be read before a start counts as over: services that read a second time,
+	// Quiet is how long nothing new may be read, after the first span, before a start counts as over: services that read a second time,
 	// when the first request comes, do so within seconds of being started.
 	Quiet = 30 * time.Second
 	// Longest is how long a start may last: what reads all the time is not starting, and its order not worth keeping.
@@ -20,13 +21,15 @@ const (
 // use, and so is everything else.
 type Recorder struct {
 	layers []seen
+	begun  chan struct{} // closed with the first touch
 	done   chan struct{} // closed when the recording is over
 	over   atomic.Bool
-	began  time.Time
 
 	mu      sync.Mutex // guards what follows; innermost
 	touches []Touch
-	last    time.Time // of the last one that was new
+	blind   []uint16
+	first   time.Time // when the first of them came
+	last    time.Time // and the last one
 }
 
 // seen is a bitmap of the spans of one layer that have been read.
@@ -35,11 +38,11 @@ type seen struct {
 	spans uint32
 }
 
-// NewRecorder starts a recording of an image whose layers, bottom first, have this many spans each. Layers and spans
-// beyond the bounds of a profile are not recorded.
+// NewRecorder makes a recording of an image whose layers, bottom first, have this many spans each. It starts with the
+// first span that is read: an image may be mounted long before anything runs. Layers and spans beyond the bounds of a
+// profile are not recorded.
 func NewRecorder(spans []int) *Recorder {
-	now := time.Now()
-	r := &Recorder{layers: make([]seen, min(len(spans), MaxLayers)), done: make(chan struct{}), began: now, last: now}
+	r := &Recorder{layers: make([]seen, min(len(spans), MaxLayers)), begun: make(chan struct{}), done: make(chan struct{})}
 	for i := range r.layers {
 		n := min(max(spans[i], 0), MaxSpans)
 		r.layers[i] = seen{make([]atomic.Uint64, (n+63)/64), uint32(n)}
@@ -70,7 +73,13 @@ func (r *Recorder) add(t Touch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	if r.over.Load() || !now.Before(r.deadline()) {
+	switch {
+	case r.over.Load():
+		return
+	case len(r.touches) == 0:
+		r.first = now
+		close(r.begun)
+	case !now.Before(r.deadline()):
 		r.end()
 		return
 	}
@@ -80,10 +89,10 @@ func (r *Recorder) add(t Touch) {
 	}
 }
 
-// deadline is when the recording ends if nothing new is read. Needs mu.
+// deadline is when the recording, which has begun, ends if nothing new is read. Needs mu.
 func (r *Recorder) deadline() time.Time {
 	end := r.last.Add(Quiet)
-	if last := r.began.Add(Longest); last.Before(end) {
+	if last := r.first.Add(Longest); last.Before(end) {
 		return last
 	}
 	return end
@@ -96,6 +105,18 @@ func (r *Recorder) end() {
 	}
 }
 
+// Blind says that from now on not all reads of a layer are seen: it is complete, and the kernel reads its file itself.
+func (r *Recorder) Blind(layer int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if layer < 0 || layer >= len(r.layers) || r.over.Load() {
+		return
+	}
+	if at, there := slices.BinarySearch(r.blind, uint16(layer)); !there {
+		r.blind = slices.Insert(r.blind, at, uint16(layer))
+	}
+}
+
 // End ends the recording: the image is not in use any more.
 func (r *Recorder) End() {
 	r.mu.Lock()
@@ -105,6 +126,12 @@ func (r *Recorder) End() {
 
 // Wait returns when the recording is over, or with the error of ctx.
 func (r *Recorder) Wait(ctx context.Context) error {
+	select {
+	case <-r.begun:
+	case <-r.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for {
 		r.mu.Lock()
 		left := time.Until(r.deadline())
@@ -129,5 +156,5 @@ func (r *Recorder) Wait(ctx context.Context) error {
 func (r *Recorder) Profile() *Profile {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return &Profile{Starts: 1, Touches: append([]Touch(nil), r.touches...)}
+	return &Profile{Starts: 1, Blind: slices.Clone(r.blind), Touches: slices.Clone(r.touches)}
 }

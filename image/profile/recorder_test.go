@@ -22,13 +22,17 @@ func TestRecorder(t *testing.T) {
 	r.Touch(-1, 0)
 	r.OnTouch(2)(0)
 	r.OnTouch(2)(7)
+	for _, layer := range []int{2, 0, 2, 3, -1} {
+		r.Blind(layer)
+	}
 	want := []Touch{{0, 3}, {0, 99}, {2, 6}, {0, 0}, {2, 0}}
-	if p := r.Profile(); p.Starts != 1 || !slices.Equal(p.Touches, want) {
+	if p := r.Profile(); p.Starts != 1 || !slices.Equal(p.Blind, []uint16{0, 2}) || !slices.Equal(p.Touches, want) {
 		t.Errorf("%v", p)
 	}
 	r.End()
 	r.Touch(0, 50)
-	if p := r.Profile(); !slices.Equal(p.Touches, want) {
+	r.Blind(1)
+	if p := r.Profile(); !slices.Equal(p.Touches, want) || len(p.Blind) != 2 {
 		t.Errorf("after the end: %v", p)
 	}
 	if err := r.Wait(context.Background()); err != nil {
@@ -57,6 +61,8 @@ func TestWindow(t *testing.T) {
 				over <- time.Since(began)
 			}
 		}()
+		time.Sleep(time.Hour) // mounted, and not started yet
+		began = time.Now()
 		r.Touch(0, 1)
 		time.Sleep(Quiet - time.Second)
 		r.Touch(0, 2)
