@@ -12,7 +12,7 @@ export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 SIM_NODES ?= 10000
-.PHONY: help build demo demo-image test check race sim fuzz bench bench-rivals e2e containerd2 install clean
+.PHONY: help build demo demo-image test check race sim fuzz bench bench-rivals bench-images e2e containerd2 install clean
 
 help: ## list these targets
 	@printf 'make <target>:\n\n'
@@ -51,6 +51,9 @@ bench: ## whole system beside rivals; BENCH=regexp, BENCH_SIZE=1GiB, PKG=./blob 
 bench-rivals: ## install what the benchmarks compare with (Debian, root)
 	apt-get install -y --no-install-recommends nginx-light fuse3 rclone aria2 python3-libtorrent opentracker iproute2
 	@command -v chihaya >/dev/null || [ -x bin/chihaya ] || echo "for the tracker benchmarks beside chihaya: git clone https://github.com/chihaya/chihaya && go build -C chihaya -o $(CURDIR)/bin/chihaya ./cmd/chihaya"
+
+bench-images: ## images of the boot benchmark in bin/images, from Debian packages: minutes (root)
+	@bash tools/bench-images.sh bin/images
 
 e2e: ## end-to-end tests alone; FULL=1 for 1 GiB files and fifty kills
 	@bash tools/prereq.sh fuse nginx

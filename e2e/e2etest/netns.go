@@ -139,10 +139,15 @@ func (h *Host) Start(c Command) *Process {
 }
 
 // Cap limits what the host sends, in tc's words ("40mbit"). The bucket of 32 KiB, 6.5 ms at 40 Mbit/s, is the
-// shortest that a kernel of 250 ticks a second fills evenly; what exceeds 50 ms in the queue is dropped, as by a switch.
+// shortest that a kernel of 250 ticks a second fills evenly; at gigabits it has to hold what such a tick sends, 500 kB
+// at 1 Gbit/s. What exceeds 50 ms in the queue is dropped, as by a switch.
 func (h *Host) Cap(rate string) {
 	h.lan.w.T.Helper()
-	h.lan.w.inside(h.pid, "tc", "qdisc replace dev eth0 root tbf rate "+rate+" burst 32kb latency 50ms")
+	burst := "32kb"
+	if strings.HasSuffix(rate, "gbit") {
+		burst = "512kb"
+	}
+	h.lan.w.inside(h.pid, "tc", "qdisc replace dev eth0 root tbf rate "+rate+" burst "+burst+" latency 50ms")
 }
 
 // Delay adds a one-way delay to what the switch sends to the host, such as "5ms", as half of a round trip.

@@ -24,6 +24,7 @@ type World struct {
 	closers  []func()
 	logs     []string // files shown when the test has failed
 	dirs     int
+	ended    bool
 }
 
 // New makes an empty World for a test that mounts.
@@ -38,7 +39,7 @@ func New(t testing.TB) *World {
 		t.Fatal(err)
 	}
 	w := &World{T: t, Root: root}
-	t.Cleanup(w.close)
+	t.Cleanup(w.End)
 	return w
 }
 
@@ -56,7 +57,12 @@ func (w *World) ShowLog(path string) {
 	w.logs = append(w.logs, path)
 }
 
-func (w *World) close() {
+// End stops everything now instead of at the end of the test.
+func (w *World) End() {
+	if w.ended {
+		return
+	}
+	w.ended = true
 	t := w.T
 	for {
 		w.mu.Lock()

@@ -3,6 +3,7 @@ package imagestest
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,7 +51,8 @@ type Containerd struct {
 	Dir, Socket, Config, Namespace string
 	Node                           *e2etest.Node // the pantala
 	w                              *e2etest.World
-	snapshots                      string // pantala's socket
+	host                           *e2etest.Host // nil: the test's own network
+	snapshots                      string        // pantala's socket
 	p, pantala                     *e2etest.Process
 	client                         *client.Client
 	boxes                          []string
@@ -60,12 +62,33 @@ type Containerd struct {
 // Start starts a pantala with flags and a containerd that uses it, configured by `pantala setup containerd`.
 func (v Version) Start(w *e2etest.World, flags ...string) *Containerd {
 	w.T.Helper()
+	c := v.make(w, nil)
+	c.Node = w.Node("pantala", flags...)
+	return c.begin()
+}
+
+// StartOn is [Version.Start] on a host.
+func (v Version) StartOn(w *e2etest.World, h *e2etest.Host, flags ...string) *Containerd {
+	w.T.Helper()
+	c := v.make(w, h)
+	c.Node = h.Node("pantala", flags...)
+	return c.begin()
+}
+
+// StartAlone starts a containerd without a pantala on a host.
+func (v Version) StartAlone(w *e2etest.World, h *e2etest.Host) *Containerd {
+	w.T.Helper()
+	return v.make(w, h).begin()
+}
+
+// make writes a configuration as a distribution would.
+func (v Version) make(w *e2etest.World, h *e2etest.Host) *Containerd {
+	w.T.Helper()
 	dir := w.Dir("containerd")
 	c := &Containerd{
 		Version: v, Dir: dir, Socket: filepath.Join(dir, "c.sock"), Config: filepath.Join(dir, "config.toml"),
-		Namespace: fmt.Sprintf("e2e-%d-%s", os.Getpid(), filepath.Base(w.Root)), w: w, snapshots: filepath.Join(dir, "s.sock"),
+		Namespace: fmt.Sprintf("e2e-%d-%s", os.Getpid(), filepath.Base(w.Root)), w: w, host: h, snapshots: filepath.Join(dir, "s.sock"),
 	}
-	c.Node = w.Node("pantala", flags...)
 	version, cri, images := 2, "io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri"
 	if v.Name == "2" {
 		version, cri, images = 3, "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"
@@ -87,11 +110,19 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 	if err := os.WriteFile(c.Config, []byte(conf), 0o644); err != nil {
 		w.T.Fatal(err)
 	}
-	c.Node.Must("setup", "containerd", "--config", c.Config, "--socket", c.snapshots)
-	c.StartPantala()
-	w.Defer(c.StopPantala)
+	return c
+}
+
+// begin starts what make has made.
+func (c *Containerd) begin() *Containerd {
+	c.w.T.Helper()
+	if c.Node != nil {
+		c.Node.Must("setup", "containerd", "--config", c.Config, "--socket", c.snapshots)
+		c.StartPantala()
+		c.w.Defer(c.StopPantala)
+	}
 	c.start()
-	w.Defer(c.end)
+	c.w.Defer(c.end)
 	return c
 }
 
@@ -147,6 +178,7 @@ func (c *Containerd) start() {
 	c.p = c.w.Start(e2etest.Command{
 		Args: []string{filepath.Join(c.bin, "containerd"), "-c", c.Config, "--log-level", "debug"},
 		Env:  []string{"PATH=" + c.bin + ":" + os.Getenv("PATH"), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1"},
+		Host: c.host,
 	})
 	c.w.Until(limit, "containerd answers", func() bool {
 		return c.p.Ended() || answers(c.Socket) && c.w.Run(limit, c.ctr("version")...).Code == 0
@@ -186,7 +218,9 @@ func (c *Containerd) end() {
 	if c.w.T.Failed() {
 		out := c.p.Output()
 		c.w.T.Logf("end of containerd's log:\n%s", out[max(0, len(out)-6000):])
-		c.w.T.Logf("pantala:\n%s", c.pantala.Output())
+		if c.pantala != nil {
+			c.w.T.Logf("pantala:\n%s", c.pantala.Output())
+		}
 	}
 }
 
@@ -197,7 +231,14 @@ func (c *Containerd) ctr(args ...string) []string {
 // Ctr runs ctr.
 func (c *Containerd) Ctr(args ...string) e2etest.Result {
 	c.w.T.Helper()
-	return c.w.Run(limit, c.ctr(args...)...)
+	return c.startCtr(e2etest.Command{}, args...).Wait(limit)
+}
+
+// startCtr starts ctr, in the network of the host.
+func (c *Containerd) startCtr(with e2etest.Command, args ...string) *e2etest.Process {
+	c.w.T.Helper()
+	with.Args, with.Host, with.Env = c.ctr(args...), c.host, append(with.Env, "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1")
+	return c.w.Start(with)
 }
 
 // MustCtr is Ctr that has to succeed.
@@ -222,8 +263,12 @@ func (c *Containerd) Client() *client.Client { return c.client }
 func (c *Containerd) Pull(ref string) error {
 	ctx, cancel := context.WithTimeout(c.Context(), limit)
 	defer cancel()
+	speak := http.DefaultClient
+	if c.host != nil {
+		speak = c.host.HTTP()
+	}
 	plain := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
-		docker.WithPlainHTTP(docker.MatchAllHosts),
+		docker.WithPlainHTTP(docker.MatchAllHosts), docker.WithClient(speak),
 		docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(func(string) (string, string, error) { return User, Password, nil }))),
 	)})
 	_, err := c.client.Pull(ctx, ref, client.WithPullUnpack, client.WithPullSnapshotter("pantala"), client.WithResolver(plain),

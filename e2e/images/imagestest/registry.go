@@ -23,6 +23,7 @@ type Registry struct {
 	Addr string // host:port
 	Root string // where it keeps everything
 	w    *e2etest.World
+	host *e2etest.Host // nil: on loopback
 	argv []string
 	p    *e2etest.Process
 	user string // and password, when it wants them
@@ -36,14 +37,30 @@ const (
 	htpasswd = User + ":$2b$04$DarVIykrI/PjlD42u66Rp.u2ddLdlaM9kA5KLrEn//Lb5VvVxvDTy\n"
 )
 
-// NewRegistry starts a registry; private ones want [User] and [Password].
+// RegistryOptions say which registry.
+type RegistryOptions struct {
+	Private bool          // it wants [User] and [Password]
+	Host    *e2etest.Host // whose port 5000 it has; nil: a free port of 127.0.0.1
+	Root    string        // where it keeps everything; "": a new folder
+}
+
+// NewRegistry starts a registry on loopback; private ones want [User] and [Password].
 func NewRegistry(w *e2etest.World, private bool) *Registry {
+	w.T.Helper()
+	return RegistryOptions{Private: private}.Start(w)
+}
+
+// Start starts a registry.
+func (o RegistryOptions) Start(w *e2etest.World) *Registry {
 	w.T.Helper()
 	program := e2etest.NeedProgram(w.T, "docker-registry", "apt-get install docker-registry")
 	dir := w.Dir("registry")
-	r := &Registry{w: w, Root: filepath.Join(dir, "data")}
+	r := &Registry{w: w, host: o.Host, Root: o.Root}
+	if r.Root == "" {
+		r.Root = filepath.Join(dir, "data")
+	}
 	conf := "version: 0.1\nlog: {level: error, accesslog: {disabled: false}}\nstorage: {filesystem: {rootdirectory: " + r.Root + "}, delete: {enabled: true}}\n"
-	if private {
+	if o.Private {
 		r.user = User
 		path := filepath.Join(dir, "htpasswd")
 		if err := os.WriteFile(path, []byte(htpasswd), 0o600); err != nil {
@@ -53,6 +70,9 @@ func NewRegistry(w *e2etest.World, private bool) *Registry {
 	}
 	for range 5 { // a port may be taken between FreePort and the registry
 		r.Addr = fmt.Sprintf("127.0.0.1:%d", e2etest.FreePort(w.T))
+		if o.Host != nil {
+			r.Addr = fmt.Sprintf("%s:%d", o.Host.IP, hostPort)
+		}
 		path := filepath.Join(dir, "config.yml")
 		if err := os.WriteFile(path, []byte(conf+"http: {addr: \""+r.Addr+"\"}\n"), 0o600); err != nil {
 			w.T.Fatal(err)
@@ -67,9 +87,16 @@ func NewRegistry(w *e2etest.World, private bool) *Registry {
 	return nil
 }
 
+// hostPort is where a registry of a host listens.
+const hostPort = 5000
+
 func (r *Registry) start() bool {
-	r.p = r.w.Start(e2etest.Command{Args: r.argv, Env: []string{"OTEL_TRACES_EXPORTER=none"}})
-	return e2etest.Poll(10*time.Second, func() bool { return r.p.Ended() || e2etest.Listening(r.Addr) }) && !r.p.Ended()
+	r.p = r.w.Start(e2etest.Command{Args: r.argv, Env: []string{"OTEL_TRACES_EXPORTER=none"}, Host: r.host})
+	listening := func() bool { return e2etest.Listening(r.Addr) }
+	if r.host != nil {
+		listening = func() bool { return r.host.Listening(hostPort) }
+	}
+	return e2etest.Poll(10*time.Second, func() bool { return r.p.Ended() || listening() }) && !r.p.Ended()
 }
 
 // Stop ends the registry.
