@@ -12,6 +12,10 @@ const (
 	// maxHeader is more than a block's header takes: 17 bits, 19 lengths of 3 bits, and at most 14 bits for each of
 	// the 316 lengths make 564 bytes.
 	maxHeader = 1 << 10
+
+	// nearEnd is more than what decodes to the last outSlack bytes of a buffer takes: 15 bits for each, or 48 for a
+	// match of three.
+	nearEnd = 1 << 10
 )
 
 // status is why run has stopped.
@@ -122,8 +126,9 @@ func (d *decoder) fail(what string) status {
 const endsEarly = "it ends early"
 
 // run goes on decoding into out[o:] and reports how far it came. It stops at the end of every block. When exact, for
-// which in must be the last, it fills out; otherwise it is full when less than outSlack is left, so that no match is
-// cut.
+// which in must be the last, it fills out. Otherwise it is full at the end of the first symbol that reaches the last
+// maxMatch bytes of out, so that none is cut; where that is depends on the stream alone, and not on the portions in
+// which it came, and nor do points that are made there.
 func (d *decoder) run(out []byte, o int, exact bool) (int, status) {
 	if d.phase == between {
 		if !d.last && len(d.in)-d.pos < maxHeader {
@@ -141,9 +146,12 @@ func (d *decoder) run(out []byte, o int, exact bool) (int, status) {
 	if d.phase == inStored {
 		o, st = d.copyStored(out, o, end)
 	} else {
-		o, st = d.fast(out, o)
-		if st == hungry && d.last || st == full && exact {
+		o, st = d.fast(out[:end], o)
+		switch {
+		case st == hungry && d.last, st == full && (d.last || len(d.in)-d.pos >= nearEnd):
 			o, st = d.careful(out, o, end)
+		case st == full:
+			st = hungry
 		}
 	}
 	if st == blockEnd {

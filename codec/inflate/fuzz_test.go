@@ -2,11 +2,14 @@ package inflate
 
 import (
 	"bytes"
-	"errors"
-	"io"
-	"testing"
-
+	"compress/flate"
 	stdgzip "compress/gzip"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"testing"
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/codec"
@@ -63,6 +66,61 @@ func FuzzScan(f *testing.F) {
 			}
 		})
 	})
+}
+
+// FuzzDeflate: what compress/flate decodes, Scan decodes to the same bytes and spans resume; what it refuses, Scan
+// refuses. Unlike in FuzzScan, checksums are always right.
+func FuzzDeflate(f *testing.F) {
+	for _, kinds := range [][]int{{0}, {1}, {2}, {0, 1, 2}} {
+		stored, _ := generated(3, 1, 4, 100, kinds...)
+		f.Add(stored[10 : len(stored)-trailer])
+	}
+	f.Fuzz(deflateAgrees)
+}
+
+func deflateAgrees(t *testing.T, deflated []byte) {
+	in := bytes.NewReader(deflated)
+	want, stdErr := io.ReadAll(io.LimitReader(flate.NewReader(in), most))
+	if len(want) == most {
+		return
+	}
+	file := append([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}, deflated[:len(deflated)-in.Len()]...)
+	file = binary.LittleEndian.AppendUint32(file, crc32.ChecksumIEEE(want))
+	file = binary.LittleEndian.AppendUint32(file, uint32(len(want)))
+	got, err := scanAll(t, bytes.NewReader(file), codec.Spacing{Decoded: 1})
+	switch {
+	case stdErr != nil && !errors.Is(err, blob.ErrCorrupt):
+		t.Fatalf("compress/flate: %v; we: %v", stdErr, err)
+	case stdErr != nil:
+		return
+	case err != nil || !bytes.Equal(got.decoded, want):
+		t.Fatalf("%d bytes of %d: %v", len(got.decoded), len(want), err)
+	}
+	got.check(t, file, codec.Spacing{Decoded: 1})
+	got.spans(file, func(i int, p codec.Point, src, want []byte) {
+		dst, intact := exact(len(want))
+		if err := Span(dst, src, p.Bit, p.Window); err != nil || !bytes.Equal(dst, want) || !intact() {
+			t.Fatalf("span %d: %v", i, err)
+		}
+	})
+}
+
+// TestDamagedDeflate is FuzzDeflate over streams with a few bits changed.
+func TestDamagedDeflate(t *testing.T) {
+	for seed := range uint64(2000) {
+		damaged(t, seed)
+	}
+}
+
+func damaged(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 77))
+	kinds := [][]int{{1}, {2}, {2}, {0, 1, 2}}[r.IntN(4)]
+	stored, _ := generated(seed, 1, 1+r.IntN(4), 2+r.IntN(400), kinds...)
+	d := stored[10 : len(stored)-trailer]
+	for range r.IntN(4) {
+		d[r.IntN(len(d))] ^= 1 << r.IntN(8)
+	}
+	deflateAgrees(t, d[:len(d)-max(0, r.IntN(20)-15)%len(d)])
 }
 
 // FuzzSpan: whatever comes, it is decoded or refused, within dst and src.

@@ -17,7 +17,7 @@ var _ codec.Scan = Scan
 const (
 	// Output of 256 KiB and the window before it, and input for as much, stay in a second-level cache of 1 MiB.
 	inSize  = 256 << 10
-	outSize = winSize + 256<<10 + outSlack
+	outSize = winSize + 256<<10 + outSlack + maxMatch
 )
 
 // scanner is the state of a Scan: some 700 KiB.
@@ -31,8 +31,7 @@ type scanner struct {
 	stored  [inSize]byte
 	base    int64 // stored bytes before stored[0]
 	decoded [outSize]byte
-	o       int   // decoded[sent:o] is not emitted yet
-	sent    int   //
+	o, sent int   // decoded[sent:o] is not emitted yet
 	before  int64 // decoded bytes before decoded[0]
 
 	sum  uint32 // CRC-32 of the member up to sent
@@ -42,13 +41,13 @@ type scanner struct {
 
 	// A point waits here for what follows it: for one byte, since no point lies at the end, and, if it needs a window,
 	// for all that may refer to it.
-	waiting bool
-	point   codec.Point
-	window  window
-	windows bool   // it needs one
-	within  bool   // it is inside of a block, which is
-	around  block  //
-	scratch []byte // to pack both
+	waiting  bool
+	point    codec.Point
+	windowed bool // it needs a window
+	window   window
+	within   bool // it is inside of a block
+	around   block
+	scratch  []byte // to pack both
 }
 
 var scanners = sync.Pool{New: func() any { return new(scanner) }}
@@ -168,7 +167,7 @@ func (s *scanner) header(first bool) (bool, error) {
 func (s *scanner) start(in int64) {
 	s.sum, s.size, s.member, s.floor = 0, 0, s.o, s.o
 	if s.due(in, 1) {
-		s.waiting, s.windows = true, false
+		s.waiting, s.windowed = true, false
 		s.point = codec.Point{Out: s.before + int64(s.o), In: in}
 	}
 }
@@ -190,7 +189,7 @@ func (s *scanner) body() error {
 		case broken:
 			return s.wrong(s.fault)
 		case hungry:
-			err = s.more(maxHeader)
+			err = s.more(max(maxHeader, nearEnd))
 		case full:
 			if err = s.settle(false); err == nil {
 				if s.phase == inHuffman { // a stored block ends soon enough
@@ -218,7 +217,7 @@ func (s *scanner) cut(times int64) {
 	if !s.due(bit>>3, times) {
 		return
 	}
-	s.waiting, s.windows, s.within = true, true, s.phase == inHuffman
+	s.waiting, s.windowed, s.within = true, true, s.phase == inHuffman
 	if s.within {
 		s.around = s.block
 	}
@@ -239,9 +238,9 @@ func (s *scanner) settle(end bool) error {
 	switch {
 	case behind == 0:
 		s.waiting = !end
-	case !s.windows || end || behind >= winSize:
+	case !s.windowed || end || behind >= winSize:
 		s.waiting, s.lastIn, s.lastOut = false, s.point.In, s.point.Out
-		if s.windows {
+		if s.windowed {
 			around := &s.around
 			if !s.within {
 				around = nil

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -82,17 +84,23 @@ func TestScan(t *testing.T) {
 	}
 }
 
-// TestScanReader: it does not matter in what portions the input comes, and a reader's own error is told as it is.
+// TestScanReader: it does not matter in what portions the input comes, not for the points either; and a reader's own error is told as it is.
 func TestScanReader(t *testing.T) {
 	stored, decoded := generated(5, 4, 30, 3000, 0, 1, 2)
-	want, err := scanAll(t, bytes.NewReader(stored), codec.Spacing{Decoded: 1})
-	if err != nil || !bytes.Equal(want.decoded, decoded) {
-		t.Fatal(err)
-	}
-	for name, wrap := range map[string]func(io.Reader) io.Reader{"one byte": iotest.OneByteReader, "half": iotest.HalfReader, "data and end": iotest.DataErrReader} {
-		got, err := scanAll(t, wrap(bytes.NewReader(stored)), codec.Spacing{Decoded: 1})
-		if err != nil || !bytes.Equal(got.decoded, decoded) || !slices.EqualFunc(got.points, want.points, samePoint) {
-			t.Errorf("%s: %v, %d points of %d", name, err, len(got.points), len(want.points))
+	long := library("one-block")
+	for _, f := range []sample{{"mixed", stored, decoded}, {"one block", long.stored, long.decoded}, library("std-6")} {
+		want, err := scanAll(t, bytes.NewReader(f.stored), codec.Spacing{Decoded: 50000})
+		if err != nil || !bytes.Equal(want.decoded, f.decoded) || len(want.points) < 3 {
+			t.Fatal(len(want.points), err)
+		}
+		for name, wrap := range map[string]func(io.Reader) io.Reader{
+			"one byte": iotest.OneByteReader, "half": iotest.HalfReader, "data and end": iotest.DataErrReader,
+			"any": func(r io.Reader) io.Reader { return &portions{r, rand.New(rand.NewPCG(1, 1))} },
+		} {
+			got, err := scanAll(t, wrap(bytes.NewReader(f.stored)), codec.Spacing{Decoded: 50000})
+			if err != nil || !bytes.Equal(got.decoded, f.decoded) || !slices.EqualFunc(got.points, want.points, samePoint) {
+				t.Errorf("%s, %s: %v, %d points of %d", f.name, name, err, len(got.points), len(want.points))
+			}
 		}
 	}
 	for _, own := range []error{io.ErrUnexpectedEOF, errors.New("cable cut")} {
@@ -104,6 +112,16 @@ func TestScanReader(t *testing.T) {
 	if _, err := scanAll(t, stuck{}, codec.Spacing{}); err != io.ErrNoProgress {
 		t.Errorf("a reader that brings nothing: %v", err)
 	}
+}
+
+// portions reads less than it is asked for.
+type portions struct {
+	r    io.Reader
+	rand *rand.Rand
+}
+
+func (p *portions) Read(b []byte) (int, error) {
+	return p.r.Read(b[:min(len(b), 1+p.rand.IntN(5000))])
 }
 
 type stuck struct{}
@@ -229,5 +247,43 @@ func TestScanDamage(t *testing.T) {
 	}
 	if noticed < len(stored)/2 {
 		t.Errorf("%d changes of %d were noticed", noticed, len(stored))
+	}
+}
+
+// again brings the same bytes many times.
+type again struct {
+	data        []byte
+	times, from int
+}
+
+func (a *again) Read(p []byte) (int, error) {
+	if a.times == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, a.data[a.from:])
+	if a.from += n; a.from == len(a.data) {
+		a.from, a.times = 0, a.times-1
+	}
+	return n, nil
+}
+
+// TestScanMemory: what Scan holds does not grow with the file, nor with how long its blocks are.
+func TestScanMemory(t *testing.T) {
+	for _, name := range []string{"std-6", "one-block"} {
+		f := library(name)
+		times := (64 << 20) / len(f.decoded)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		total, windows := 0, 0
+		err := Scan(&again{data: f.stored, times: times}, codec.Spacing{Decoded: 1 << 20},
+			func(p []byte) error { total += len(p); return nil },
+			func(p codec.Point) error { windows += len(p.Window); return nil })
+		runtime.ReadMemStats(&after)
+		if err != nil || total != times*len(f.decoded) {
+			t.Fatalf("%d bytes, %v", total, err)
+		}
+		if n := int(after.TotalAlloc-before.TotalAlloc) - 2*windows; n > 16<<20 {
+			t.Errorf("%s: %d bytes allocated for a file of %d", name, n, total)
+		}
 	}
 }

@@ -94,6 +94,9 @@ func TestSpanShort(t *testing.T) {
 			t.Errorf("%d bytes more than there are: %v", more, err)
 		}
 	}
+	if err := Span(make([]byte, 1), stored[1:], 0, nil); !errors.Is(err, blob.ErrCorrupt) {
+		t.Errorf("neither a window nor a header: %v", err)
+	}
 	if err := Span(nil, nil, 0, nil); err != nil {
 		t.Errorf("nothing of nothing: %v", err)
 	}
@@ -104,6 +107,26 @@ func TestSpanShort(t *testing.T) {
 	}
 	if err := Span(make([]byte, 1), stored, 9, []byte{bare}); !errors.Is(err, blob.ErrCorrupt) {
 		t.Errorf("bit 9: %v", err)
+	}
+}
+
+// TestSpanChunks: a chunk of an eStargz layer is a member whose place its table of contents tells, and needs no index.
+func TestSpanChunks(t *testing.T) {
+	plain := bigContent()
+	type chunk struct{ stored, decoded, length int }
+	var file []byte
+	var toc []chunk
+	for at := 0; at < len(plain); {
+		n := min(len(plain)-at, 100<<10-at%7)
+		toc = append(toc, chunk{len(file), at, n})
+		file = append(file, stdMember(plain[at:at+n], func(w *stdflate.Writer, _ *bytes.Buffer) { w.Write(plain[at : at+n]) })...)
+		at += n
+	}
+	for i, c := range toc {
+		dst, intact := exact(c.length)
+		if err := Span(dst, file[c.stored:], 0, nil); err != nil || !bytes.Equal(dst, plain[c.decoded:][:c.length]) || !intact() {
+			t.Errorf("chunk %d: %v", i, err)
+		}
 	}
 }
 
