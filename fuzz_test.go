@@ -19,7 +19,7 @@ var hostile = []string{
 	"blob.FuzzLeaves", "blob.FuzzTree",
 	"tracker.FuzzAnnounceReply", "tracker.FuzzPlanReply", "tracker.FuzzUDPReply", "tracker.FuzzRecords", "tracker.FuzzRecordsReply",
 	"discovery.FuzzKRPC", "discovery.FuzzAnnounce",
-	"zstdspan.FuzzScan", "zstdspan.FuzzSpan", "toc.FuzzRead", "estargz.FuzzParse", "zstdchunked.FuzzParse",
+	"zstdspan.FuzzScan", "zstdspan.FuzzSpan", "toc.FuzzRead", "soci.FuzzParse", "estargz.FuzzParse", "zstdchunked.FuzzParse",
 	"tarscan.FuzzScan", "index.FuzzOpen", "index.FuzzEntries", "profile.FuzzParse",
 	"registry.FuzzParse", "registry.FuzzManifest", "registry.FuzzHosts", "registry.FuzzAuth",
 }
