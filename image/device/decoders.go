@@ -3,6 +3,7 @@ package device
 import (
 	"github.com/pantala/pantala/codec"
 	"github.com/pantala/pantala/codec/inflate"
+	"github.com/pantala/pantala/codec/zstdspan"
 	"github.com/pantala/pantala/image/index"
 )
 
@@ -10,4 +11,5 @@ import (
 var decoders = [3]codec.Span{
 	index.Stored:  nil, // nothing to decode
 	index.Deflate: inflate.Span,
+	index.Zstd:    zstdspan.Span,
 }

@@ -172,8 +172,5 @@ func (d *Device) decode(s *index.Span, dst, src, window []byte) (err error) {
 			err = fmt.Errorf("%w: the decoder panicked: %v", blob.ErrCorrupt, v)
 		}
 	}()
-	if d.decoders[s.Codec] == nil {
-		return fmt.Errorf("%w: this version cannot decode codec %d", blob.ErrInvalid, s.Codec)
-	}
 	return d.decoders[s.Codec](dst, src, s.Bit, window)
 }

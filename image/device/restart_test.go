@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 }
 
 // killed is the layer of [TestKill].
-func killed() *layer { return newLayer(99, even(120, 100_003)...) }
+func killed() *layer { return newLayer(99, even(60, 50_003)...) }
 
 // child reads all of a device in random order and prints each span that it has read, until it is killed.
 func child(path string) {
@@ -69,7 +69,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		in := bufio.NewScanner(stdout)
-		for left := 1 + rand.IntN(40); in.Scan() && in.Text() != "done"; left-- {
+		for left := 1 + rand.IntN(25); in.Scan() && in.Text() != "done"; left-- {
 			if left == 0 {
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
@@ -88,7 +88,7 @@ func TestKill(t *testing.T) {
 		if round%2 == 1 { // damage as a power cut leaves it: a block of a span that was there is empty
 			f := openFile(t, path, os.O_RDWR)
 			for i := range seen {
-				if _, err := f.WriteAt(make([]byte, 4096), l.index.Spans[i].Device+50_000); err != nil {
+				if _, err := f.WriteAt(make([]byte, 4096), l.index.Spans[i].Device+20_000); err != nil {
 					t.Fatal(err)
 				}
 				delete(seen, i)
