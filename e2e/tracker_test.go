@@ -4,12 +4,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/e2e/clients/clientstest"
 	"github.com/pantala/pantala/e2e/e2etest"
+	"github.com/pantala/pantala/image/profile"
+	"github.com/pantala/pantala/tracker"
 )
 
 // twoAnnounce has two libtorrent sessions announce to one tracker, one after the other, and prints whom each was told
@@ -77,4 +82,53 @@ func TestTrackerServesLibtorrent(t *testing.T) {
 			t.Errorf("statistics %s", body)
 		}
 	}
+}
+
+// TestTrackerKeepsRecords: the tracker merges what nodes have recorded of an image, refuses what is no profile, and tells
+// who has the index of a layer.
+func TestTrackerKeepsRecords(t *testing.T) {
+	w := e2etest.New(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", e2etest.FreePort(t))
+	p := w.Start(e2etest.Command{Args: []string{e2etest.Binary(t), "tracker", "--listen", addr, "--udp", "off"}})
+	w.Until(10*time.Second, "the tracker prints its URL", func() bool { return strings.Contains(p.Output(), addr) })
+	w.Defer(func() {
+		p.Signal(15)
+		if r := p.Wait(10 * time.Second); r.Code != 0 {
+			t.Errorf("%v", r)
+		}
+	})
+	node := func(n byte) *tracker.Records {
+		r := tracker.NewRecords(tracker.RecordsOptions{
+			Trackers: []string{"http://" + addr + "/announce"}, PeerID: [20]byte{n}, Port: 1000, IP: fmt.Sprintf("10.0.0.%d", n), Patience: 10 * time.Second,
+		})
+		w.Defer(func() { r.Close() })
+		return r
+	}
+	image, layer := blob.Hash{1}, blob.Hash{2}
+	for n := range byte(4) {
+		// All read one span, and each another.
+		one := profile.Profile{Starts: 1, Touches: []profile.Touch{{Layer: 0, Span: uint32(n) + 10}, {Layer: 3, Span: 5}}}
+		if err := node(n+1).ReportProfile(t.Context(), image, one.Append(nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := node(9).Profile(t.Context(), image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := profile.Parse(b); err != nil || m.Starts != 4 || !slices.Equal(m.Touches, []profile.Touch{{Layer: 3, Span: 5}}) {
+		t.Errorf("%v, %v", m, err)
+	}
+	if err := node(5).ReportProfile(t.Context(), image, []byte("no profile")); err == nil || !strings.Contains(err.Error(), "400") {
+		t.Errorf("what is no profile: %v", err)
+	}
+	claim := tracker.IndexClaim{Root: blob.Hash{3}, Digest: blob.Hash{4}, Size: 5, Trust: blob.Built}
+	if err := node(6).ClaimIndex(layer, claim); err != nil {
+		t.Fatal(err)
+	}
+	asks := node(7)
+	w.Until(10*time.Second, "the claim about a layer", func() bool {
+		all, err := asks.Index(t.Context(), layer)
+		return err == nil && len(all) == 1 && all[0].Root == claim.Root && len(all[0].Peers) == 1 && all[0].Peers[0] == netip.MustParseAddrPort("10.0.0.6:1000")
+	})
 }
