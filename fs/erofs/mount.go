@@ -39,7 +39,27 @@ func Mount(ctx context.Context, meta string, devices []string, dir string) error
 	for _, d := range devices {
 		params = append(params, param{"device", d})
 	}
-	return mount(ctx, meta, params, dir)
+	err := mount(ctx, meta, params, dir)
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w: %w", err, explain(meta, len(devices)))
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("%w: that is the image, one of its %d layers' files, or the directory", err, len(devices))
+	}
+	return err
+}
+
+// explain looks itself for what the kernel tells in its log only.
+func explain(meta string, devices int) error {
+	img, err := OpenFile(meta)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	if n := len(img.Devices()); n != devices {
+		return fmt.Errorf("%w: %s has %d layers, %d devices were given", blob.ErrInvalid, meta, n, devices)
+	}
+	return errors.New("the image is in order as far as we know; the kernel tells more in its log (dmesg)")
 }
 
 // param is a parameter of a file system that is a path.

@@ -12,6 +12,7 @@ type image struct {
 	name    string
 	layers  [][]byte
 	refused bool // unpacking it fails
+	either  bool // it may be refused, if umoci does so too
 	alone   bool // umoci and we do not agree, for a reason that the case states
 	check   func(t *testing.T, got looks)
 }

@@ -30,8 +30,9 @@ const (
 	maxGranule = 40
 	// maxPieces bounds what maps of sparse files take, four bytes each: 64 MiB.
 	maxPieces = 16 << 20
-	// maxNames bounds the bytes of all names, which are addressed by 32 bits.
-	maxNames = 1 << 30
+	// maxNames bounds the names of inodes, and maxText their bytes, which are addressed by 32 bits.
+	maxNames = 2 * maxInodes
+	maxText  = 1 << 30
 )
 
 // Layer is one layer of an image.
@@ -47,7 +48,7 @@ func Merge(layers []Layer) (*Tree, error) {
 		return nil, fmt.Errorf("%w: the image has %d layers, at most %d are supported", blob.ErrInvalid, len(layers), MaxLayers)
 	}
 	m := &merger{table: newTable(), extras: make([]extra, 1), lastDir: none}
-	m.nodes = append(m.nodes, node{mode: Directory | 0o755, where: int64(none)}) // what umoci starts with; its time is 1970
+	m.nodes.add(node{mode: Directory | 0o755, where: int64(none)}) // what umoci starts with; its time is 1970
 	spaces := make([]Space, 0, len(layers))
 	for i, l := range layers {
 		if l.Size < 0 {
@@ -79,7 +80,7 @@ func shorten(name string) string {
 // merger is a tree that layers are unpacked into.
 type merger struct {
 	*table
-	nodes   []node // of a directory, where is its newest dirent
+	nodes   pages[node] // of a directory, where is its newest dirent
 	targets []string
 	extras  []extra
 
@@ -108,7 +109,7 @@ var (
 	errLinkDir   = errors.New("the target of the hard link is a directory")
 	errEmptyLink = errors.New("the symbolic link has no target")
 	errLoop      = errors.New("too many symbolic links on the way")
-	errTooMany   = fmt.Errorf("more than %d files, or %d bytes of names", maxInodes, maxNames)
+	errTooMany   = fmt.Errorf("more than %d files, %d names, or %d bytes of names", maxInodes, maxNames, maxText)
 	errSize      = errors.New("its size is negative")
 	errAlign     = fmt.Errorf("an extent does not begin, or a hole does not end, at a multiple of %d bytes", Block)
 	errPieces    = fmt.Errorf("the sparse files of the image have more than %d pieces", maxPieces)
@@ -117,7 +118,9 @@ var (
 
 // apply unpacks one entry.
 func (m *merger) apply(e *index.Entry) error {
-	m.seen++
+	if m.seen++; m.dirents.n >= maxNames || len(m.names) > maxText {
+		return errTooMany
+	}
 	name, err := clean(e.Name)
 	if err != nil {
 		return err
@@ -144,8 +147,8 @@ func (m *merger) apply(e *index.Entry) error {
 		return err
 	}
 	d := m.entry(parent, base)
-	m.dirents[d].layer = m.layer
-	if old := m.dirents[d].inode; old != none && mode == Directory && m.isDir(old) {
+	m.dirents.at(d).layer = m.layer
+	if old := m.dirents.at(d).inode; old != none && mode == Directory && m.isDir(old) {
 		return m.describe(old, e)
 	}
 	m.unlink(d)
@@ -154,14 +157,14 @@ func (m *merger) apply(e *index.Entry) error {
 		if err != nil {
 			return err
 		}
-		m.dirents[d].inode = target
+		m.dirents.at(d).inode = target
 		return nil
 	}
 	id, err := m.create(parent, mode)
 	if err != nil {
 		return err
 	}
-	m.dirents[d].inode = id
+	m.dirents.at(d).inode = id
 	return m.describe(id, e)
 }
 
@@ -188,13 +191,13 @@ func typeOf(flag byte) (uint16, error) {
 	return 0, fmt.Errorf("its type %q is not one that can be unpacked", flag)
 }
 
-func (m *merger) isDir(id uint32) bool { return m.nodes[id].mode&TypeMask == Directory }
+func (m *merger) isDir(id uint32) bool { return m.nodes.at(id).mode&TypeMask == Directory }
 
 // entry is the dirent of name in parent, perhaps without an inode.
 func (m *merger) entry(parent uint32, name string) uint32 {
 	d := m.find(parent, name)
 	if d == none {
-		n := &m.nodes[parent]
+		n := m.nodes.at(parent)
 		d = m.add(parent, name, uint32(n.where))
 		n.where = int64(d)
 	}
@@ -203,11 +206,11 @@ func (m *merger) entry(parent uint32, name string) uint32 {
 
 // unlink removes what d names, with everything below it.
 func (m *merger) unlink(d uint32) {
-	e := &m.dirents[d]
+	e := m.dirents.at(d)
 	if e.inode == none {
 		return
 	}
-	if t := m.nodes[e.inode].mode & TypeMask; t == Directory || t == Symlink {
+	if t := m.nodes.at(e.inode).mode & TypeMask; t == Directory || t == Symlink {
 		m.forget() // the remembered directory may be below it
 	}
 	e.inode = none
@@ -218,11 +221,11 @@ func (m *merger) forget() { m.lastDir = none }
 
 // create makes an inode as mkdir(2) and its kin do for root in directory parent.
 func (m *merger) create(parent uint32, mode uint16) (uint32, error) {
-	if len(m.nodes) >= maxInodes || len(m.names) > maxNames {
+	if m.nodes.n >= maxInodes {
 		return 0, errTooMany
 	}
 	n := node{mode: mode, where: -1}
-	if p := &m.nodes[parent]; p.mode&setgid != 0 {
+	if p := m.nodes.at(parent); p.mode&setgid != 0 {
 		n.gid = p.gid // inode(7), S_ISGID of directories
 		if mode&TypeMask == Directory {
 			n.mode |= setgid
@@ -231,15 +234,14 @@ func (m *merger) create(parent uint32, mode uint16) (uint32, error) {
 	if mode&TypeMask == Directory {
 		n.where = int64(none)
 	}
-	m.nodes = append(m.nodes, n)
-	return uint32(len(m.nodes) - 1), nil
+	return m.nodes.add(n), nil
 }
 
 const setgid = 0o2000
 
 // describe gives inode id the attributes of e.
 func (m *merger) describe(id uint32, e *index.Entry) error {
-	n := &m.nodes[id]
+	n := m.nodes.at(id)
 	kind := n.mode & TypeMask
 	if e.UID != math.MaxUint32 {
 		n.uid = e.UID
@@ -379,21 +381,22 @@ func (m *merger) target(link string) (uint32, error) {
 		d = m.find(at, base)
 	}
 	switch {
-	case d == none || m.dirents[d].inode == none:
+	case d == none || m.dirents.at(d).inode == none:
 		return 0, errNoTarget
-	case m.isDir(m.dirents[d].inode):
+	case m.isDir(m.dirents.at(d).inode):
 		return 0, errLinkDir
 	}
-	return m.dirents[d].inode, nil
+	return m.dirents.at(d).inode, nil
 }
 
 // finish numbers what can be reached from the root, sorts directories and counts links.
 func (m *merger) finish(spaces []Space) *Tree {
 	t := &Tree{Layers: spaces, names: m.names, targets: m.targets, extras: m.extras}
-	number := make([]uint32, len(m.nodes)) // new number of an inode, plus 1
+	t.nodes, t.kids = make([]node, 0, m.nodes.n), make([]kid, 0, m.dirents.n)
+	number := make([]uint32, m.nodes.n) // new number of an inode, plus 1
 	place := func(old uint32) ID {
 		if number[old] == 0 {
-			t.nodes = append(t.nodes, m.nodes[old])
+			t.nodes = append(t.nodes, *m.nodes.at(old))
 			number[old] = uint32(len(t.nodes))
 		}
 		return ID(number[old] - 1)
@@ -409,8 +412,8 @@ func (m *merger) finish(spaces []Space) *Tree {
 		p := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		here = here[:0]
-		for d := uint32(m.nodes[p.old].where); d != none; d = m.dirents[d].next {
-			if m.dirents[d].inode != none {
+		for d := uint32(m.nodes.at(p.old).where); d != none; d = m.dirents.at(d).next {
+			if m.dirents.at(d).inode != none {
 				here = append(here, d)
 			}
 		}
@@ -421,7 +424,7 @@ func (m *merger) finish(spaces []Space) *Tree {
 		id := place(p.old)
 		first, links := len(t.kids), uint32(2)
 		for _, d := range here {
-			e := &m.dirents[d]
+			e := m.dirents.at(d)
 			child := place(e.inode)
 			t.kids = append(t.kids, kid{name: e.name, length: e.length, inode: child})
 			if m.isDir(e.inode) {
@@ -431,7 +434,7 @@ func (m *merger) finish(spaces []Space) *Tree {
 			}
 		}
 		for _, d := range slices.Backward(here) { // so that the first one is next
-			if e := &m.dirents[d]; m.isDir(e.inode) {
+			if e := m.dirents.at(d); m.isDir(e.inode) {
 				todo = append(todo, pending{e.inode, id})
 			}
 		}

@@ -81,17 +81,17 @@ func (m *merger) walk(dir string) error {
 		s := step{name, none, none}
 		if at := m.at(); at != none && m.isDir(at) {
 			if s.dirent = m.find(at, name); s.dirent != none {
-				s.inode = m.dirents[s.dirent].inode
+				s.inode = m.dirents.at(s.dirent).inode
 			}
 		}
-		if s.inode == none || m.nodes[s.inode].mode&TypeMask != Symlink {
+		if s.inode == none || m.nodes.at(s.inode).mode&TypeMask != Symlink {
 			m.path = append(m.path, s)
 			continue
 		}
 		if links++; links > maxLinks {
 			return errLoop
 		}
-		to := m.targets[m.nodes[s.inode].where]
+		to := m.targets[m.nodes.at(s.inode).where]
 		if to[0] == '/' {
 			m.path = m.path[:0]
 		}
@@ -145,10 +145,10 @@ func (m *merger) ensure(dir string) (uint32, error) {
 				return 0, err
 			}
 			m.inherit(at, id)
-			m.dirents[s.dirent].inode = id
+			m.dirents.at(s.dirent).inode = id
 			s.inode = id
 		}
-		m.dirents[s.dirent].layer = m.layer
+		m.dirents.at(s.dirent).layer = m.layer
 		at = s.inode
 	}
 	if !m.isDir(at) {

@@ -22,7 +22,7 @@ type dirent struct {
 
 // table finds dirents by directory and name: an open-addressing hash table whose slots hold numbers of dirents, plus 1.
 type table struct {
-	dirents []dirent
+	dirents pages[dirent]
 	slots   []uint32
 	names   []byte
 	seed    maphash.Seed // random: nobody can choose names that collide
@@ -48,7 +48,7 @@ func (t *table) seek(parent uint32, name string, hash uint32) (d, slot uint32) {
 	mask := uint32(len(t.slots) - 1)
 	for slot = hash & mask; t.slots[slot] != 0; slot = (slot + 1) & mask {
 		d = t.slots[slot] - 1
-		e := &t.dirents[d]
+		e := t.dirents.at(d)
 		if e.hash == hash && e.parent == parent && string(t.nameOf(e)) == name {
 			return d, slot
 		}
@@ -62,13 +62,12 @@ func (t *table) nameOf(e *dirent) []byte {
 
 // add puts in a name that find does not find; next is the directory's chain so far.
 func (t *table) add(parent uint32, name string, next uint32) uint32 {
-	if len(t.dirents) >= len(t.slots)/2 {
+	if int(t.dirents.n) >= len(t.slots)/2 {
 		t.grow()
 	}
 	hash := t.hash(parent, name)
 	_, slot := t.seek(parent, name, hash)
-	d := uint32(len(t.dirents))
-	t.dirents = append(t.dirents, dirent{
+	d := t.dirents.add(dirent{
 		name: uint32(len(t.names)), length: uint8(len(name)), hash: hash, parent: parent, inode: none, next: next,
 	})
 	t.names = append(t.names, name...)
@@ -79,17 +78,17 @@ func (t *table) add(parent uint32, name string, next uint32) uint32 {
 func (t *table) grow() {
 	slots := make([]uint32, 2*len(t.slots))
 	mask := uint32(len(slots) - 1)
-	for d := range t.dirents {
-		slot := t.dirents[d].hash & mask
+	for d := range t.dirents.n {
+		slot := t.dirents.at(d).hash & mask
 		for slots[slot] != 0 {
 			slot = (slot + 1) & mask
 		}
-		slots[slot] = uint32(d) + 1
+		slots[slot] = d + 1
 	}
 	t.slots = slots
 }
 
 // compare is the order of directories: by bytes.
 func (t *table) compare(a, b uint32) int {
-	return bytes.Compare(t.nameOf(&t.dirents[a]), t.nameOf(&t.dirents[b]))
+	return bytes.Compare(t.nameOf(t.dirents.at(a)), t.nameOf(t.dirents.at(b)))
 }

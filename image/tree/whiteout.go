@@ -19,7 +19,7 @@ func (m *merger) hide(dir, base, hidden string) error {
 		m.hideBelow(at)
 		return nil
 	}
-	if d := m.find(at, hidden); d != none && m.dirents[d].inode != none {
+	if d := m.find(at, hidden); d != none && m.dirents.at(d).inode != none {
 		m.hideLower(d)
 	}
 	return nil
@@ -27,7 +27,7 @@ func (m *merger) hide(dir, base, hidden string) error {
 
 // hideLower removes d unless this layer brought it or something below it; in that case, what it did not bring there.
 func (m *merger) hideLower(d uint32) {
-	switch e := &m.dirents[d]; {
+	switch e := m.dirents.at(d); {
 	case e.layer != m.layer:
 		m.unlink(d)
 	case m.isDir(e.inode):
@@ -40,8 +40,8 @@ func (m *merger) hideBelow(dir uint32) {
 	todo := []uint32{dir}
 	for len(todo) > 0 {
 		dir, todo = todo[len(todo)-1], todo[:len(todo)-1]
-		for d := uint32(m.nodes[dir].where); d != none; d = m.dirents[d].next {
-			switch e := &m.dirents[d]; {
+		for d := uint32(m.nodes.at(dir).where); d != none; d = m.dirents.at(d).next {
+			switch e := m.dirents.at(d); {
 			case e.inode == none:
 			case e.layer != m.layer:
 				m.unlink(d)

@@ -203,7 +203,7 @@ func setACL(name, value string, kind, perm uint16) (string, uint16, error) {
 
 // inherit gives directory id what mkdir(2) passes on from its parent: the default access control list.
 func (m *merger) inherit(parent, id uint32) {
-	for _, x := range m.extras[m.nodes[parent].extra].xattrs {
+	for _, x := range m.extras[m.nodes.at(parent).extra].xattrs {
 		if x.Name != aclDefault {
 			continue
 		}
@@ -211,7 +211,7 @@ func (m *merger) inherit(parent, id uint32) {
 		if err != nil {
 			return // describe lets none in
 		}
-		n := &m.nodes[id]
+		n := m.nodes.at(id)
 		n.mode = n.mode&^0o777 | a.bits()
 		var xattrs []index.Xattr
 		if a.extended {
