@@ -7,6 +7,7 @@
 #   registry     docker-registry and skopeo: images
 #   containers   containerd, runc and a static busybox: images that run
 #   oracles      umoci and fsck.erofs: others' opinion of a tree
+#   erofs        EROFS over files, and loop devices
 #   netns        network namespaces with bridges and shaped links
 #   tars         bsdtar, whose archives are read beside GNU's
 #   redis        redis-server or valkey-server: state that trackers share
@@ -72,6 +73,11 @@ for need in "$@"; do
 		for p in umoci:umoci fsck.erofs:erofs-utils; do
 			command -v "${p%:*}" >/dev/null || lack "${p%:*}" "apt-get install ${p#*:}"
 		done
+		;;
+	erofs)
+		grep -qw erofs /proc/filesystems && [ "$(printf '%s\n' 6.12 "$(uname -r)" | sort -V | head -n 1)" = 6.12 ] ||
+			lack EROFS "a kernel from Linux 6.12 on with CONFIG_EROFS_FS_BACKED_BY_FILE (modprobe erofs)"
+		[ -e /dev/loop-control ] || lack /dev/loop-control "modprobe loop"
 		;;
 	netns)
 		if command -v ip >/dev/null && command -v tc >/dev/null; then

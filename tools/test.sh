@@ -11,7 +11,7 @@ bash tools/prereq.sh fuse nginx || {
 }
 if [ "$(id -u)" != 0 ]; then
 	echo "not root: tests of passthrough, cgroups, foreign users and networks are skipped" >&2
-elif bash tools/prereq.sh fusermount libtorrent redis clients registry containers oracles netns; then
+elif bash tools/prereq.sh fusermount libtorrent redis clients registry containers oracles erofs netns; then
 	export CI=true # everything is there: a test that would skip fails instead
 else
 	echo "make test goes on; tests that need these are skipped" >&2

@@ -146,6 +146,7 @@ func nasty() []image {
 		{name: "breakout-dangling", layers: layers(archive(symlink("e", "no/such/dir"), file("e/f", "f"), symlink("up", "x/../../y"), file("up/g", "g")))},
 		{name: "breakout-relative-in-dir", layers: layers(archive(dir("a/b"), symlink("a/b/l", "../../../c"), file("a/b/l/f", "f")))},
 		{name: "breakout-last-element", layers: layers(archive(symlink("e", "/etc"), dir("e"), file("e/f", "f")))},
+		{name: "link-gone-between", layers: layers(archive(dir("real"), symlink("l", "real")), archive(file("l/x", "x"), gone("l"), file("l/y", "y")))},
 		{name: "link-loop", layers: layers(archive(symlink("a", "b"), symlink("b", "a"), file("a/f", "f"))), refused: true},
 		{name: "link-to-itself", layers: layers(archive(symlink("a", "a"), file("a/f", "f"))), refused: true},
 		{name: "link-to-file", layers: layers(archive(file("f", "f"), symlink("l", "f"), file("l/g", "g"))), refused: true},

@@ -100,9 +100,13 @@ func writeLayout(t testing.TB, dir string, layers [][]byte) {
 // umoci unpacks image, "dir:tag", as root and returns the tree.
 func umoci(t testing.TB, image string) (root string, since int64, err error) {
 	t.Helper()
+	return unpack(t, image, filepath.Join(t.TempDir(), "bundle"))
+}
+
+func unpack(t testing.TB, image, bundle string) (root string, since int64, err error) {
+	t.Helper()
 	program := needProgram(t, "umoci", "apt-get install umoci")
 	since = time.Now().Unix()
-	bundle := filepath.Join(t.TempDir(), "bundle")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "unpack", "--image", image, bundle)

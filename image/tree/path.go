@@ -10,8 +10,8 @@ const (
 	// containerd resolve with, has the same bound; the kernel's is 40).
 	maxLinks = 255
 	// maxSteps and stepsPerEntry bound the elements of paths that are looked at for a whole image, so that links to
-	// links to links cannot keep us busy: real names have less than 20 elements, and 2^26 take some 4 s.
-	maxSteps      = 1 << 26
+	// links to links cannot keep us busy: real names have less than 20 elements, and 2^24 take half a second.
+	maxSteps      = 1 << 24
 	stepsPerEntry = 64
 	// maxRest bounds, in bytes, what is left to resolve when links have been put in; stepBytes of it are as much work
 	// as a step.
