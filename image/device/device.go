@@ -118,12 +118,14 @@ func check(x *index.Index) error {
 		switch {
 		case s.Device != at || s.Length <= 0 || s.Length > maxSpan || s.Length > x.Size-at:
 			return fmt.Errorf("%w: span %d covers [%d,+%d) where [%d,…) of %d bytes is due", blob.ErrInvalid, i, s.Device, s.Length, at, x.Size)
-		case s.Stored < 0 || s.StoredLength <= 0 || s.StoredLength > maxSpan || s.Stored > x.Stored-s.StoredLength:
+		case s.Stored < 0 || s.StoredLength < 0 || s.StoredLength == 0 && s.Pad < s.Length || s.StoredLength > maxSpan || s.Stored > x.Stored-s.StoredLength:
 			return fmt.Errorf("%w: span %d is stored at [%d,+%d) of a layer of %d bytes", blob.ErrInvalid, i, s.Stored, s.StoredLength, x.Stored)
 		case int(s.Codec) >= len(decoders):
 			return fmt.Errorf("%w: span %d has codec %d; use a newer version of pantala", blob.ErrInvalid, i, s.Codec)
-		case s.Codec == index.Stored && s.StoredLength != s.Length:
-			return fmt.Errorf("%w: span %d is stored as it is, but in %d bytes instead of %d", blob.ErrInvalid, i, s.StoredLength, s.Length)
+		case s.Skip < 0 || s.Skip > maxSpan-s.Length || s.Pad < 0 || s.Pad > s.Length:
+			return fmt.Errorf("%w: span %d of %d bytes has %d before and %d at its end that are not its own", blob.ErrInvalid, i, s.Length, s.Skip, s.Pad)
+		case s.Codec == index.Stored && (s.StoredLength != s.Decoded() || s.Skip > 0):
+			return fmt.Errorf("%w: span %d is stored as it is, but in %d bytes instead of %d", blob.ErrInvalid, i, s.StoredLength, s.Decoded())
 		}
 		at += s.Length
 	}
