@@ -24,6 +24,11 @@ const (
 	// maxPad is more than the zeros behind a span: up to the next block, and from the start of a block to a chunk behind
 	// a hole.
 	maxPad = 2048
+	// firstRead is what Open reads before it knows how long a head is: the file may come from peers, where another read
+	// is another round trip. Of layers of up to some 60 MB, or 6000 files, it is all of the head.
+	firstRead = 128 << 10
+	// maxHead bounds the memory that a head takes. One of 64 GiB of gzip and four million files has some 100 MB.
+	maxHead = 1 << 30
 	// MaxSpan is the longest span, in decoded and in stored bytes: it is decoded as a whole, in memory.
 	MaxSpan = 1 << 30
 )
@@ -126,22 +131,21 @@ func Open(ctx context.Context, r blob.ReaderAt) (*Index, error) {
 	if r.Size() < headerSize {
 		return nil, fmt.Errorf("%w index: a file of %d bytes has no header", blob.ErrInvalid, r.Size())
 	}
-	header := make([]byte, headerSize)
-	if err := r.ReadAt(ctx, header, 0); err != nil {
+	head := make([]byte, min(r.Size(), firstRead))
+	if err := r.ReadAt(ctx, head, 0); err != nil {
 		return nil, err
 	}
-	n, err := headLength(header, r.Size())
+	n, err := headLength(head, r.Size())
 	if err != nil {
 		return nil, err
 	}
-	head := make([]byte, n)
-	copy(head, header)
-	if n > headerSize {
-		if err := r.ReadAt(ctx, head[headerSize:], headerSize); err != nil {
+	if rest := n - int64(len(head)); rest > 0 {
+		head = append(head, make([]byte, rest)...)
+		if err := r.ReadAt(ctx, head[n-rest:], n-rest); err != nil {
 			return nil, err
 		}
 	}
-	return parse(head, r.Size())
+	return parse(head[:n], r.Size())
 }
 
 // headLength reads from the first bytes of an index file, 256 at least, how many bytes its head has: what [Open] reads.
@@ -158,6 +162,9 @@ func headLength(header []byte, size int64) (int64, error) {
 		return 0, fmt.Errorf("%w index: the file has %d bytes, not %d", blob.ErrCorrupt, size, end)
 	}
 	n := le.Uint64(header[16:])
+	if n > maxHead {
+		return 0, fmt.Errorf("%w index: a head of %d bytes, more than %d", blob.ErrInvalid, n, maxHead)
+	}
 	if n < headerSize || n > uint64(size) {
 		return 0, fmt.Errorf("%w index: a head of %d bytes in a file of %d", blob.ErrCorrupt, n, size)
 	}
