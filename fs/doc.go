@@ -1,13 +1,14 @@
 // Package fs answers the kernel: it mounts blobs as a read-only file or tree of files, serves them from /dev/fuse
 // while bytes are still arriving, and hands each to kernel passthrough when all of it is there. [Devices] is such a
-// mount whose files come and go: the address spaces of layers, for EROFS above.
+// mount whose files come and go: the address spaces of layers, for EROFS above. [MountImage] shows the whole tree of an
+// image where the kernel's EROFS cannot: names and attributes out of its metadata, content out of its layers.
 //
 // # Words
 //
 // A request is one message that the kernel puts on /dev/fuse; its unique number names it. A parked read is a
 // READ whose bytes are absent: it waits as a [blob.Waiter] and holds no goroutine. Node ids are constants
 // (root 1, the only file 2 while it arrives and 3 once it is complete, in a tree 2+2e for entry e, a device what
-// its owner gave it): nothing that a READ needs lives in handles or lookup counts, so that a successor process can
+// its owner gave it, in an image its nid plus 2): nothing that a READ needs lives in handles or lookup counts, so that a successor process can
 // answer for an open file it has never seen. A leaf is a file of the tree: an extent of a blob, and mostly all of it.
 //
 // # Place
@@ -40,7 +41,8 @@
 // may be registered, which is an ioctl(2) that does not wait. deviceTree.change is held while a device is added, removed,
 // opened or released; then leaf.mu, latch.mu or hold.mu may be taken, which orders what the holder is told: an exchange
 // over a local socket, bounded, that must be over before the kernel is answered. latch.mu guards who waits for a device
-// that a successor has not opened yet. No READ takes any of them but latch.mu, while it has to wait.
+// that a successor has not opened yet. scattered.mu guards who waits for a file that lies in several pieces, gather.mu the
+// pieces of one read; both are leaves. No READ takes any of them but latch.mu and these two, while it has to wait.
 //
 // # Errors
 //

@@ -131,6 +131,9 @@ func (m *Mounted) leafOf(node uint64) *leaf {
 	if m.devices != nil {
 		return m.devices.leafOf(node)
 	}
+	if m.image != nil {
+		return m.image.leafOf(node)
+	}
 	if i := (node - nodeFirst) / 2; node >= nodeFirst && i < uint64(len(m.leaves)) {
 		return m.leaves[i]
 	}

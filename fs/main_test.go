@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case "devices":
 		os.Exit(devicesMain())
+	case "image":
+		os.Exit(imageMain())
 	case "reader":
 		os.Exit(readerMain(os.Args[1:]))
 	}

@@ -93,6 +93,7 @@ type Mounted struct {
 	dir        string
 	leaves     []*leaf     // as the entries of the tree; nil where an entry is no file
 	devices    *deviceTree // not nil: files come and go, and leaves is not used
+	image      *imageTree  // not nil: the tree of an image, and leaves is not used
 	single     bool        // one file, whose completion is waited for
 	opt        Options
 	log        *slog.Logger

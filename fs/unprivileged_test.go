@@ -80,13 +80,6 @@ func serveAsNobody(t *testing.T, s setup) *mounted {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
-	device := filepath.Join(home, "fuse")
-	if err := unix.Mknod(device, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 229))); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(device, 0o666); err != nil {
-		t.Fatal(err)
-	}
 	if s.Dir == "" {
 		s.Dir = filepath.Join(home, "mnt")
 		if s.Options.AsFile {
@@ -112,9 +105,23 @@ func serveAsNobody(t *testing.T, s setup) *mounted {
 		t.Fatal(err)
 	}
 	s.binary = binary
-	s.wrapper = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c",
-		`umount -l -a -t fuse.pantala; mount --bind "$0" /dev/fuse && exec "$@"`, device}, asUser...)
+	s.wrapper = ownNamespace(t, home)
 	return tryServe(t, s)
+}
+
+// ownNamespace are the arguments that run a program as nobody in a mount namespace of its own, with a /dev/fuse, made
+// below home, that is open to everybody.
+func ownNamespace(t *testing.T, home string) []string {
+	t.Helper()
+	device := filepath.Join(home, "fuse")
+	if err := unix.Mknod(device, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 229))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(device, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c",
+		`umount -l -a -t fuse.pantala; mount --bind "$0" /dev/fuse && exec "$@"`, device}, asUser...)
 }
 
 // inside runs a program in the mount namespace of the server.

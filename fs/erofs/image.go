@@ -177,6 +177,10 @@ func (m *Image) Root() uint64 { return m.root }
 // Inodes is how many inodes the image says that it has.
 func (m *Image) Inodes() uint64 { return m.inodes }
 
+// ReadAt fills p with bytes of the image itself: the content of files that have their place there (Device 0 of an
+// Extent).
+func (m *Image) ReadAt(p []byte, off int64) error { return m.read(p, off) }
+
 func (m *Image) read(p []byte, off int64) error {
 	if off < 0 || off > m.size || int64(len(p)) > m.size-off {
 		return fmt.Errorf("%w: EROFS image points to [%d,%d) of its %d bytes", blob.ErrCorrupt, off, off+int64(len(p)), m.size)
