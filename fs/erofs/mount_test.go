@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -248,17 +249,13 @@ func TestReadAhead(t *testing.T) {
 	before := backingDevices()
 	meta, devices := stored(t, twoLayers...)
 	mountTree(t, meta, devices)
-	found := false
+	var found []string
 	for n := range backingDevices() {
-		if before[n] {
-			continue
-		}
-		found = true
-		if b, err := os.ReadFile(filepath.Join(n, "read_ahead_kb")); err != nil || strings.TrimSpace(string(b)) != readAhead {
-			t.Errorf("%s: %q, %v", n, b, err)
+		if b, err := os.ReadFile(filepath.Join(n, "read_ahead_kb")); !before[n] && err == nil {
+			found = append(found, strings.TrimSpace(string(b)))
 		}
 	}
-	if !found {
-		t.Error("the mount has no backing device of its own")
+	if !slices.Contains(found, readAhead) { // others may be of tests that run at the same time
+		t.Errorf("backing devices that are new read ahead %v KiB", found)
 	}
 }
