@@ -5,6 +5,11 @@
 // bytes, so that nothing else stands between a mount and its first byte. [Object.Fetch] then is one request
 // for one run of blocks, whose body goes from the socket straight into the receiver's buffers.
 //
+// What is named by its digest needs less: [Client.Known] is an object whose size is known, at one or several [Site]s,
+// each with certificates and a login ([Authorizer]) of its own; it is asked for nothing before its bytes are, and needs
+// no validator, because the receiver checks them. [Client.Read] reads a short document in the same way. Package
+// origin/registry is made of these.
+//
 // # Terms
 //
 // An endpoint is one URL under which the object can be had: the one that was asked for, or a mirror. The

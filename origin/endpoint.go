@@ -32,7 +32,8 @@ type endpoint struct {
 	via    *transports
 	auth   Authorizer // nil: none
 	*health
-	explain func(*http.Response, error) string // nil: none; see Site
+	explain   func(*http.Response, error) string // nil: none; see Site
+	mayFollow func(*url.URL) bool                // nil: nothing unusual; see Site
 
 	resolved atomic.Pointer[resolved] // where redirects led to, nil: not known
 	answered atomic.Bool              // it has answered something, so its name exists
@@ -144,11 +145,10 @@ func (e *endpoint) follow(ctx context.Context, u *url.URL, a ask) (resp *http.Re
 		if err != nil || next.Scheme != "http" && next.Scheme != "https" || next.Hostname() == "" {
 			return nil, u, until, e.fail(blob.ErrUnavailable, elsewhere, "redirected to something that is not an http or https URL: check the URL")
 		}
-		if u.Scheme == "https" && next.Scheme == "http" {
-			return nil, u, until, e.fail(blob.ErrUnavailable, elsewhere, "redirected from https to %s, which nobody vouches for: pass that URL if you trust the network", display(next))
-		}
-		if !MayLead(ctx, u, next) {
-			return nil, u, until, e.fail(blob.ErrDenied, elsewhere, "redirected to %s, an address of this machine or of its link, where no server from elsewhere may send us: check the URL", display(next))
+		if e.mayFollow == nil || !e.mayFollow(next) {
+			if err := e.refuse(ctx, u, next); err != nil {
+				return nil, u, until, err
+			}
 		}
 		next.Fragment, next.User = "", nil
 		if t := expiry(next, resp.Header, time.Now()); until.IsZero() || !t.IsZero() && t.Before(until) {

@@ -182,11 +182,11 @@ func TestSinkSays(t *testing.T) {
 func TestSlowSink(t *testing.T) {
 	want := origintest.Bytes(9, size)
 	s := origintest.New(t, origintest.Of(want))
-	obj := open(t, newClient(t, origin.Options{}), s.At("/x"), origin.Options{Stall: 20 * time.Millisecond, Retries: -1})
+	obj := open(t, newClient(t, origin.Options{}), s.At("/x"), origin.Options{Stall: 300 * time.Millisecond, Retries: -1})
 	sink := origintest.NewSink(t, size)
 	slow := func(r blob.Run) {
 		if r.Contains(1) {
-			time.Sleep(100 * time.Millisecond) // longer than Stall, which is what is tested
+			time.Sleep(700 * time.Millisecond) // longer than Stall, which is what is tested
 		}
 	}
 	sink.OnBuffer = func(_ context.Context, r blob.Run) error { slow(r); return nil }

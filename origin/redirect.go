@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pantala/pantala/blob"
 )
 
 // expiryMargin is how long before its end a signed URL is no longer used: a request that is on its way, or waits in a
@@ -60,6 +62,21 @@ func expiry(u *url.URL, h http.Header, now time.Time) time.Time {
 	}
 	left := end.Sub(clock)
 	return now.Add(left - min(expiryMargin, max(left, 0)/2))
+}
+
+// refuse judges a redirect: nil when it may be followed.
+func (e *endpoint) refuse(ctx context.Context, from, to *url.URL) error {
+	advice := "pass that URL if you trust the network"
+	if e.explain != nil {
+		advice = "list that host with --plain-http if you trust the network"
+	}
+	switch {
+	case from.Scheme == "https" && to.Scheme == "http":
+		return e.fail(blob.ErrUnavailable, elsewhere, "redirected from https to %s, which nobody vouches for: %s", display(to), advice)
+	case !MayLead(ctx, from, to):
+		return e.fail(blob.ErrDenied, elsewhere, "redirected to %s, an address of this machine or of its link, where no server from elsewhere may send us: %s", display(to), advice)
+	}
+	return nil
 }
 
 // MayLead reports whether a server at from may send us to to: one that is elsewhere must not point at this machine or

@@ -28,6 +28,9 @@ type Site struct {
 	Auth Authorizer
 	// TLS is how to speak to https.
 	TLS TLS
+	// Follow says that a redirect is fine which is refused otherwise: from https to http, or from elsewhere to an
+	// address of this machine; nil: none is.
+	Follow func(to *url.URL) bool
 	// Explain puts an answer that is no success (resp) or an error of the transport (err) into words that say what
 	// to do; exactly one of both is given. "" leaves the words of this package. It may read some of resp.Body.
 	Explain func(resp *http.Response, err error) string
@@ -102,7 +105,7 @@ func (c *Client) at(sites []Site, o Options) ([]*endpoint, error) {
 			return nil, err
 		}
 		e := newEndpoint(s.URL, Options{Header: s.Header, UserAgent: o.UserAgent}, via)
-		e.auth, e.explain = s.Auth, s.Explain
+		e.auth, e.explain, e.mayFollow = s.Auth, s.Explain, s.Follow
 		e.health = c.healthOf(s.URL)
 		at = append(at, e)
 	}
@@ -244,9 +247,12 @@ func (w *web) body(wt *watch, from io.Reader, n int64) (all []byte, err error) {
 	return all, nil
 }
 
+// doStall is how long nothing may move in a request of Do, unless Options.Stall is longer: a registry that has taken an
+// upload may work on it for a while before it answers.
+const doStall = time.Minute
+
 // Do sends one request to a site, authorized, and once more if the site's Authorizer says so; it follows no redirect
 // and does not retry. A body that is to be sent again is taken from req.GetBody. The caller closes the answer's body.
-// The request is watched by nobody but its context.
 func (c *Client) Do(req *http.Request, s Site, opt Options) (*http.Response, error) {
 	opt = opt.over(c.def)
 	at, err := c.at([]Site{s}, opt)
@@ -257,28 +263,61 @@ func (c *Client) Do(req *http.Request, s Site, opt Options) (*http.Response, err
 		return nil, err
 	}
 	defer c.calls.Done()
-	e := at[0]
+	wt := c.watches.start(req.Context(), max(opt.Stall, doStall))
+	resp, err := at[0].do(wt, req)
+	if err != nil {
+		wt.stop()
+		if ctx := req.Context(); ctx.Err() != nil {
+			return nil, fmt.Errorf("origin: %s %s: %w", req.Method, display(req.URL), ctx.Err())
+		}
+		return nil, err
+	}
+	resp.Body = &watched{resp.Body, wt, wt.stop}
+	return resp, nil
+}
+
+// do is Do as one that wt watches.
+func (e *endpoint) do(wt *watch, req *http.Request) (*http.Response, error) {
 	for first := true; ; first = false {
-		r := req.Clone(req.Context())
+		r := req.Clone(wt.ctx)
 		if !first && req.GetBody != nil {
+			var err error
 			if r.Body, err = req.GetBody(); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("origin: %w: the body cannot be sent again: %v", blob.ErrInvalid, err)
 			}
+		}
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = &watched{r.Body, wt, func() {}}
 		}
 		e.prepare(r)
 		resp, repeat, err := e.exchange(r, first && (req.Body == nil || req.GetBody != nil))
 		if err != nil {
-			if ctx := req.Context(); ctx.Err() != nil {
-				return nil, fmt.Errorf("origin: %s %s: %w", req.Method, display(req.URL), ctx.Err())
-			}
-			return nil, e.judgeTransport(err)
+			return nil, e.asFailure(wt, err)
 		}
-		if repeat {
-			discard(resp)
-			continue
+		if !repeat {
+			return resp, nil
 		}
-		return resp, nil
+		discard(resp)
 	}
+}
+
+// watched tells a watch of every byte that moves.
+type watched struct {
+	io.ReadCloser
+	wt   *watch
+	stop func()
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	w.wt.touch()
+	return n, err
+}
+
+func (w *watched) Close() error {
+	err := w.ReadCloser.Close()
+	w.stop()
+	return err
 }
 
 // Fail is the error that an answer to Do which is no success means.

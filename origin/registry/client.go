@@ -2,10 +2,12 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"time"
 
@@ -23,7 +25,8 @@ type Options struct {
 	// or certificates. "" means DefaultCertsDir, "none" none.
 	CertsDir string
 	// Insecure are hosts, with or without port, addresses or networks ("10.0.0.0/8") that are spoken to over plain
-	// HTTP. Addresses of this machine always are, unless a hosts.toml says https.
+	// HTTP. Addresses of this machine always are, unless a hosts.toml says https. A registry may redirect to the hosts of
+	// this list as it likes.
 	Insecure []string
 	// Foreign allows layers to be read from the URLs that their descriptors name (foreign, or nondistributable).
 	Foreign bool
@@ -133,6 +136,7 @@ func (c *Client) placesOf(e *hostsEntry, ref Ref, can capability, actions string
 			p.site.Auth = l
 		}
 		p.site.Explain = explainer(s, l)
+		p.site.Follow = func(to *url.URL) bool { return isListed(to.Host, c.o.Insecure) }
 		all = append(all, p)
 	}
 	if len(all) == 0 {
@@ -149,9 +153,15 @@ func sites(all []place) []origin.Site {
 	return s
 }
 
-// within bounds a call by Options.Timeout.
-func (c *Client) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, c.o.Timeout)
+// within runs f as a call that Options.Timeout bounds.
+func (c *Client) within(ctx context.Context, f func(ctx context.Context) error) error {
+	short, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	defer cancel()
+	err := f(short)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: no answer within %v: check that the registry can be reached from here (%v)", blob.ErrUnavailable, c.o.Timeout, err)
+	}
+	return err
 }
 
 // readAll reads a body of at most n bytes.

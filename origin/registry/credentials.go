@@ -9,8 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/credentials"
@@ -59,7 +61,13 @@ func authPaths(dirs []string) (paths []string) {
 		}
 		return paths
 	}
-	home, _ := os.UserHomeDir()
+	home, err := os.UserHomeDir()
+	if err != nil {
+		// A service of the system has no HOME; root's files are where root's are.
+		if u, err := user.LookupId(strconv.Itoa(os.Getuid())); err == nil {
+			home = u.HomeDir
+		}
+	}
 	add := func(dir string, rest ...string) {
 		if dir != "" {
 			paths = append(paths, filepath.Join(append([]string{dir}, rest...)...))

@@ -24,9 +24,9 @@
 //
 // # Locks
 //
-// keyring.mu guards the table of logins, login.mu one login, hostsCache.mu what was read of hosts.toml, memory.mu what
-// Resolve has learned, Blob.mu its object. None is held across I/O, and none while another one is, but that of
-// keyring before that of a login.
+// login.mu guards one login, keyring.mu the table of logins, hostsCache.mu what was read of hosts.toml, memory.mu what
+// Resolve has learned, Blob.mu its object. None is held across I/O, and none while another one is, but login.mu while
+// keyring.mu is taken.
 //
 // # Errors
 //

@@ -38,8 +38,8 @@ const (
 	anything = pull | resolve | push | referrers
 )
 
-// key tells servers apart by whom one talks to.
-func (s *server) key() string { return s.base.String() + " " + s.account }
+// key tells servers apart by whom one talks to, and how.
+func (s *server) key() string { return fmt.Sprint(s.base, " ", s.account, " ", s.tls) }
 
 // name is the server in texts.
 func (s *server) name() string { return s.base.Host }
@@ -72,19 +72,26 @@ func ownServer(host string, plain []string) *server {
 	return s
 }
 
-// isPlain reports whether a host is spoken to without TLS: this machine itself, or one of a list of names, addresses
-// and networks, with or without port.
+// isPlain reports whether a host is spoken to without TLS: this machine itself, or one that is listed.
 func isPlain(host string, plain []string) bool {
-	name := host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		name = h
-	}
-	name = strings.Trim(name, "[]")
+	name := bareHost(host)
 	addr, err := netip.ParseAddr(name)
-	if name == "localhost" || err == nil && addr.Unmap().IsLoopback() {
-		return true
+	return name == "localhost" || err == nil && addr.Unmap().IsLoopback() || isListed(host, plain)
+}
+
+// bareHost is a host without its port and brackets.
+func bareHost(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
 	}
-	return slices.ContainsFunc(plain, func(p string) bool {
+	return strings.Trim(host, "[]")
+}
+
+// isListed reports whether a host stands in a list of names, addresses and networks, with or without port.
+func isListed(host string, list []string) bool {
+	name := bareHost(host)
+	addr, err := netip.ParseAddr(name)
+	return slices.ContainsFunc(list, func(p string) bool {
 		if network, e := netip.ParsePrefix(p); e == nil {
 			return err == nil && network.Contains(addr.Unmap())
 		}

@@ -90,18 +90,47 @@ server = "`+own.URL+`"
 	fails(t, last, "registry.example/team/app:v1", blob.ErrUnavailable, own.Host(), "refused")
 }
 
-// TestMirrorDown: a tag that the registry does not have is not looked for at a dead mirror for long.
+// TestMirrorDown: a tag that the registry does not have is not looked for again and again at a mirror in trouble.
 func TestMirrorDown(t *testing.T) {
 	own := registrytest.New(t, registrytest.Script{})
+	ill := registrytest.New(t, registrytest.Script{Before: func(w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}})
 	certs := t.TempDir()
 	writeHosts(t, certs, "_default", `
 server = "`+own.URL+`"
-[host."`+deadURL(t)+`"]
+[host."`+ill.URL+`"]
 `)
-	c := client(t, registry.Options{CertsDir: certs, Retries: 100})
+	c := client(t, registry.Options{CertsDir: certs})
 	fails(t, c, "registry.example:5000/team/app:v1", blob.ErrNotFound, "no such tag")
-	if n := len(own.Log()); n != 1 {
-		t.Errorf("%d requests, want 1", n)
+	if len(own.Log()) != 1 || len(ill.Log()) != 1 {
+		t.Errorf("%d and %d requests, want one each", len(own.Log()), len(ill.Log()))
+	}
+}
+
+// TestMirrorIll: a mirror in trouble is not tried first for each layer anew.
+func TestMirrorIll(t *testing.T) {
+	const layers = 20
+	own := registrytest.New(t, registrytest.Script{})
+	ill := registrytest.New(t, registrytest.Script{Before: func(w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	}})
+	certs := t.TempDir()
+	writeHosts(t, certs, "registry.example", "server = \""+own.URL+"\"\n[host.\""+ill.URL+"\"]\n")
+	c := client(t, registry.Options{CertsDir: certs})
+	for i := range layers {
+		p := []byte{byte(i)}
+		own.PutBlob(p)
+		h, err := blob.ParseDigest(registrytest.Digest(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fetchLayer(t, c.Layer(t.Context(), parse(t, "registry.example/a"), registry.Layer{Digest: h, Size: 1}), p)
+	}
+	if n := len(ill.Log()); n == 0 || n > layers/2 {
+		t.Errorf("a mirror in trouble was asked %d times for %d layers", n, layers)
 	}
 }
 
@@ -223,7 +252,7 @@ func TestTLS(t *testing.T) {
 	}
 	certs := t.TempDir()
 	writeHosts(t, certs, s.Host(), server)
-	fails(t, client(t, registry.Options{CertsDir: certs}), ref, blob.ErrUnavailable, "--ca-cert", "hosts.toml")
+	fails(t, client(t, registry.Options{CertsDir: certs}), ref, blob.ErrUnavailable, "--cacert", "hosts.toml")
 	writeHosts(t, certs, s.Host(), server+"skip_verify = true")
 	resolve(t, client(t, registry.Options{CertsDir: certs}), ref)
 	for _, line := range []string{`ca = "my.pem"`, `ca = ["my.pem"]`} {

@@ -116,7 +116,7 @@ func parseManifest(text []byte) (*manifest, error) {
 	case m.MediaType == dockerSchema1 || m.MediaType == dockerSigned1 || m.SchemaVersion == 1:
 		return nil, errSchema1
 	case m.Manifests != nil && (m.Layers != nil || m.Config != nil) || m.FSLayers != nil:
-		return invalid("it is an index and an image at once: build it again")
+		return invalid("it is an OCI index and an image at once: build it again")
 	}
 	switch m.MediaType {
 	case v1.MediaTypeImageIndex, dockerList:
@@ -129,16 +129,16 @@ func parseManifest(text []byte) (*manifest, error) {
 	}
 	if m.isIndex {
 		if m.Layers != nil || m.Config != nil {
-			return invalid("its media type is that of an index, and its fields are those of an image")
+			return invalid("its media type is that of an OCI index, and its fields are those of an image")
 		}
 		if len(m.Manifests) > maxIndex {
-			return invalid("an index of %d manifests: at most %d are read", len(m.Manifests), maxIndex)
+			return invalid("an OCI index of %d manifests: at most %d are read", len(m.Manifests), maxIndex)
 		}
 		return &m, nil
 	}
 	switch {
 	case m.Manifests != nil:
-		return invalid("its media type is that of an image, and its fields are those of an index")
+		return invalid("its media type is that of an image, and its fields are those of an OCI index")
 	case m.Config == nil:
 		return invalid("no configuration and no list of manifests in it: it is not a container image")
 	case len(m.Layers) > MaxLayers:

@@ -173,6 +173,21 @@ func TestIsPlain(t *testing.T) {
 	}
 }
 
+// TestDenialHold: a refusal of the token server answers for it for a while; a stopped keyring lets no request out, so
+// that one that was made would be seen.
+func TestDenialHold(t *testing.T) {
+	k := newKeyring(nil, nil)
+	k.close()
+	l := k.login(ownServer("registry.example", nil), "a", "pull")
+	denied := errors.New("denied")
+	for ago, want := range map[time.Duration]error{-time.Hour: denied, time.Hour: blob.ErrClosed} {
+		l.denied, l.deniedAt = denied, time.Now().Add(-ago)
+		if _, err := l.renew(t.Context(), &challenge{}, ""); !errors.Is(err, want) {
+			t.Errorf("%v ago: %v, want %v", ago, err, want)
+		}
+	}
+}
+
 // TestNextPage: Link headers.
 func TestNextPage(t *testing.T) {
 	for in, want := range map[string]string{

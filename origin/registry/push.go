@@ -154,9 +154,11 @@ type Artifact struct {
 
 // Artifact reads the artefact that ref names by tag or digest.
 func (c *Client) Artifact(ctx context.Context, ref Ref) (*Artifact, error) {
-	ctx, cancel := c.within(ctx)
-	defer cancel()
-	a, err := c.artifact(ctx, ref)
+	var a *Artifact
+	err := c.within(ctx, func(ctx context.Context) (err error) {
+		a, err = c.artifact(ctx, ref)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("artefact %s: %w", ref, err)
 	}
@@ -185,7 +187,7 @@ func (c *Client) artifact(ctx context.Context, ref Ref) (*Artifact, error) {
 		return nil, err
 	}
 	if m.isIndex {
-		return nil, fmt.Errorf("manifest: %w: it is an index, not an artefact", blob.ErrInvalid)
+		return nil, fmt.Errorf("manifest: %w: it is an OCI index, not an artefact", blob.ErrInvalid)
 	}
 	a := &Artifact{Digest: h, Manifest: text, ArtifactType: m.ArtifactType, Annotations: m.Annotations}
 	if a.ArtifactType == "" {

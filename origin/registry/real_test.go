@@ -1,7 +1,9 @@
 package registry_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/origin/registry"
@@ -46,4 +48,28 @@ func TestRealRegistry(t *testing.T) {
 		out := client(t, registry.Options{})
 		fails(t, out, r.Host+"/team/a:v1", blob.ErrDenied, "docker login "+r.Host)
 	})
+}
+
+// TestPullThrough: a real pull-through cache as a mirror goes on when the registry behind it is gone.
+func TestPullThrough(t *testing.T) {
+	want := sample(5)
+	own := registrytest.Start(t, registrytest.Config{})
+	cache := registrytest.Start(t, registrytest.Config{Proxy: "http://" + own.Host})
+	push(t, client(t, registry.Options{}), own.Host+"/a/b:v1", want)
+	certs := t.TempDir()
+	writeHosts(t, certs, strings.ReplaceAll(own.Host, ":", "_")+"_", "[host.\"http://"+cache.Host+"\"]\n")
+	o := registry.Options{CertsDir: certs}
+	first := client(t, o)
+	checkImage(t, first, resolve(t, first, own.Host+"/a/b:v1"), want)
+	// The cache keeps what it passes on a moment after it has passed it on.
+	for _, p := range append([][]byte{want.Manifest, want.Config}, want.Layers...) {
+		for until := time.Now().Add(20 * time.Second); !cache.Has("a/b", registrytest.Digest(p)); <-time.After(10 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatalf("the cache does not keep %s:\n%s", registrytest.Digest(p), cache.Log())
+			}
+		}
+	}
+	own.Stop()
+	second := client(t, o)
+	checkImage(t, second, resolve(t, second, own.Host+"/a/b:v1"), want)
 }

@@ -235,3 +235,36 @@ func TestNoRanges(t *testing.T) {
 	}
 	streamLayer(t, b, want.Layers[0])
 }
+
+// TestRedirectUnencrypted: an https registry that sends to an http storage is refused, and how that is said; unless the
+// storage's host is listed.
+func TestRedirectUnencrypted(t *testing.T) {
+	want := origintest.Bytes(23, 100_000)
+	storage := origintest.New(t, origintest.Of(want))
+	s := registrytest.NewTLS(t, registrytest.Script{Redirect: func(digest string) string {
+		if digest == registrytest.Digest(want) {
+			return storage.At("/x")
+		}
+		return ""
+	}})
+	s.Put("a", "v1", registrytest.MakeImage(linux, want))
+	certs := t.TempDir()
+	writeHosts(t, certs, s.Host(), "server = \"https://"+s.Host()+"\"\nskip_verify = true")
+	read := func(insecure ...string) error {
+		c := client(t, registry.Options{CertsDir: certs, Insecure: insecure, Retries: -1})
+		im, err := c.Resolve(within(t, time.Minute), parse(t, s.Host()+"/a:v1"), amd64)
+		if err != nil {
+			return err
+		}
+		b := c.Layer(t.Context(), im.Ref, im.Layers[0])
+		sink := origintest.NewSink(t, b.Size())
+		return b.Fetch(within(t, time.Minute), sink.All(), sink)
+	}
+	checkError(t, read(), blob.ErrUnavailable, "redirected from https", "--plain-http")
+	if storage.Requests() != 0 {
+		t.Error("the storage was asked")
+	}
+	if err := read("127.0.0.0/8"); err != nil {
+		t.Error(err)
+	}
+}

@@ -35,9 +35,11 @@ func (c *Client) Referrers(ctx context.Context, ref Ref, subject blob.Hash, arti
 	if ref.Local != "" {
 		return nil, nil
 	}
-	ctx, cancel := c.within(ctx)
-	defer cancel()
-	list, err := c.referrers(ctx, ref, subject, artifactType)
+	var list []descriptor
+	err := c.within(ctx, func(ctx context.Context) (err error) {
+		list, err = c.referrers(ctx, ref, subject, artifactType)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("referrers of %s: %w", ref.At(subject), err)
 	}

@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -124,4 +125,26 @@ func TestPushRefused(t *testing.T) {
 	if len(log) != 1 || log[0].Header.Get("Authorization") != "" || log[0].Header.Get("X-Secret") != "" || !strings.Contains(log[0].Query, "digest=sha256") {
 		t.Errorf("%+v", log)
 	}
+}
+
+// TestPushClosing: Close ends a push to a registry that never answers.
+func TestPushClosing(t *testing.T) {
+	came := make(chan struct{}, 10)
+	s := registrytest.New(t, registrytest.Script{Before: func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodHead {
+			return false
+		}
+		came <- struct{}{}
+		<-r.Context().Done()
+		return true
+	}})
+	c := client(t, registry.Options{})
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.PushBlob(context.Background(), parse(t, s.Host()+"/a:v1"), strings.NewReader("x"), 1)
+		done <- err
+	}()
+	<-came
+	c.Close()
+	checkError(t, <-done, blob.ErrClosed)
 }

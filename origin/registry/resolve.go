@@ -46,9 +46,11 @@ const (
 // does not remember. A tag that was resolved less than Options.TTL ago is not asked about again; one that nobody can
 // be asked about is what it was, and the Image Stale.
 func (c *Client) Resolve(ctx context.Context, ref Ref, p Platform) (*Image, error) {
-	ctx, cancel := c.within(ctx)
-	defer cancel()
-	im, err := c.resolve(ctx, ref, p)
+	var im *Image
+	err := c.within(ctx, func(ctx context.Context) (err error) {
+		im, err = c.resolve(ctx, ref, p)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}
@@ -98,7 +100,7 @@ func (c *Client) choose(ctx context.Context, im *Image, m *manifest, p Platform,
 	// Of those without a platform at most a few can be looked at: each costs requests.
 	const looks = 8
 	for i, d := range append(named, nameless[:min(len(nameless), looks)]...) {
-		h, err := d.check(fmt.Sprintf("manifest for %s in the index", p), maxManifest)
+		h, err := d.check(fmt.Sprintf("manifest for %s in the OCI index", p), maxManifest)
 		if err != nil {
 			return err
 		}
@@ -115,7 +117,7 @@ func (c *Client) choose(ctx context.Context, im *Image, m *manifest, p Platform,
 		}
 		if sub.isIndex {
 			if depth == maxDepth {
-				return fmt.Errorf("index: %w: indexes in indexes, more than %d deep", blob.ErrInvalid, maxDepth)
+				return fmt.Errorf("OCI index: %w: one in another, more than %d deep", blob.ErrInvalid, maxDepth)
 			}
 			err := c.choose(ctx, im, sub, p, depth+1)
 			if errors.Is(err, blob.ErrNotFound) && i+1 < len(named)+len(nameless) {
@@ -135,7 +137,7 @@ func (c *Client) choose(ctx context.Context, im *Image, m *manifest, p Platform,
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: there is no manifest for %s in the index; it has: %s: choose one with --platform", blob.ErrNotFound, p, m.platforms())
+	return fmt.Errorf("%w: there is no manifest for %s in the OCI index; it has: %s: choose one with --platform", blob.ErrNotFound, p, m.platforms())
 }
 
 // fill completes an image from its manifest.
@@ -153,7 +155,7 @@ func (c *Client) fill(ctx context.Context, im *Image, m *manifest, h blob.Hash, 
 	}
 	for i := range layers {
 		if layers[i].isForeign() && !c.o.Foreign {
-			return nil, fmt.Errorf("layer %d of %d (sha256:%s): %w: the registry does not distribute it, only those it comes from do: allow foreign layers to use this image", i+1, len(layers), layers[i].Digest, blob.ErrDenied)
+			return nil, fmt.Errorf("layer %d of %d (sha256:%s): %w: a foreign layer: the registry does not distribute it, and it may not be read from elsewhere: use another image", i+1, len(layers), layers[i].Digest, blob.ErrDenied)
 		}
 	}
 	im.Manifest, im.ManifestBytes, im.Config, im.Layers = h, text, conf, layers

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,24 +181,34 @@ func TestManifests(t *testing.T) {
 	}
 	resolve(t, c, s.Host()+"/a:good") // others are unaffected
 
-	if got := client(t, registry.Options{Foreign: true}); got != nil {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("Authorization") != "" {
-				t.Error("credentials came to the URL of a foreign layer")
-			}
-			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader([]byte("elsewhere")))
-		}))
-		t.Cleanup(server.Close)
-		f := registrytest.Of("application/vnd.oci.image.layer.nondistributable.v1.tar", []byte("elsewhere"))
-		f.URLs = []string{server.URL + "/layer"}
-		conf := registrytest.MakeImage(linux, []byte("elsewhere")).Config
-		s.PutBlob(conf)
-		s.PutManifest("a", "foreign", registrytest.Manifest, with(func(m o) {
-			m["layers"] = []any{f}
-			m["config"] = registrytest.Of(registrytest.ImageConfig, conf)
-		}))
-		im := resolve(t, got, s.Host()+"/a:foreign")
-		fetchLayer(t, got.Layer(t.Context(), im.Ref, im.Layers[0]), []byte("elsewhere"))
+}
+
+// TestForeign: where it is allowed, a layer that the registry does not distribute is read from where its descriptor
+// says, without credentials.
+func TestForeign(t *testing.T) {
+	layer := []byte("elsewhere")
+	elsewhere := registrytest.New(t, registrytest.Script{Basic: "a:b", Before: func(w http.ResponseWriter, r *http.Request) bool {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(layer))
+		return true
+	}})
+	s := registrytest.New(t, registrytest.Script{Basic: registrytest.User + ":" + registrytest.Password})
+	im := registrytest.MakeImage(linux, layer)
+	d := registrytest.Of("application/vnd.oci.image.layer.nondistributable.v1.tar", layer)
+	d.URLs = []string{"ftp://x/y", elsewhere.URL + "/layer"}
+	s.PutBlob(im.Config)
+	s.PutManifest("a", "v1", registrytest.Manifest, registrytest.JSON(map[string]any{"schemaVersion": 2, "config": registrytest.Of(registrytest.ImageConfig, im.Config), "layers": []any{d}}))
+	login := []string{registrytest.LogIn(t, registrytest.User, registrytest.Password, s.Host())}
+	fails(t, client(t, registry.Options{ConfigDirs: login}), s.Host()+"/a:v1", blob.ErrDenied, "foreign")
+	c := client(t, registry.Options{ConfigDirs: login, Foreign: true, Header: http.Header{"X-Secret": {"yes"}}})
+	got := resolve(t, c, s.Host()+"/a:v1")
+	fetchLayer(t, c.Layer(t.Context(), got.Ref, got.Layers[0]), layer)
+	for _, r := range elsewhere.Log() {
+		if r.Header.Get("Authorization") != "" || r.Header.Get("X-Secret") != "" {
+			t.Errorf("credentials came to the URL of a foreign layer: %v", r.Header)
+		}
+	}
+	if len(elsewhere.Log()) == 0 {
+		t.Error("the URL was not asked")
 	}
 }
 
@@ -217,6 +226,14 @@ func TestWrongBytes(t *testing.T) {
 		s.Replace(registrytest.Digest(of(im)), p)
 		fails(t, client(t, registry.Options{Retries: -1}), s.Host()+"/a@"+digest, blob.ErrCorrupt, what)
 	}
+	// A tag whose manifest is not what the registry says it is.
+	liar := registrytest.New(t, registrytest.Script{Before: func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Docker-Content-Digest", registrytest.Digest([]byte("another")))
+		w.Write(sample(40).Manifest)
+		return true
+	}})
+	fails(t, client(t, registry.Options{Retries: -1}), liar.Host()+"/a:v1", blob.ErrCorrupt, "Docker-Content-Digest")
+
 	// A layer of another size than the manifest says.
 	s := registrytest.New(t, registrytest.Script{})
 	im := sample(41)

@@ -229,6 +229,35 @@ func TestIdentityToken(t *testing.T) {
 	}
 }
 
+// TestBrokenConfig: a configuration that cannot be read does not keep anybody from images that are for everybody, and is
+// told of when an image is not.
+func TestBrokenConfig(t *testing.T) {
+	for name, text := range map[string]string{"docker-credential-absent": `{"credsStore": "absent"}`, "JSON": `{"auths": ` + registrytest.Password} {
+		tokens := registrytest.NewTokens(t)
+		s := registrytest.New(t, registrytest.Script{Tokens: tokens})
+		s.Put("a", "v1", sample(16))
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		resolve(t, client(t, registry.Options{ConfigDirs: []string{dir}}), s.Host()+"/a:v1")
+		tokens.Private("")
+		fails(t, client(t, registry.Options{ConfigDirs: []string{dir}}), s.Host()+"/a:v1", blob.ErrDenied, "cannot be read", name)
+		s.Set(registrytest.Script{Basic: "a:b"})
+		fails(t, client(t, registry.Options{ConfigDirs: []string{dir}}), s.Host()+"/a:v1", blob.ErrDenied, "cannot be read", name)
+	}
+}
+
+// TestTimeout: a registry that takes a request and never answers is given up.
+func TestTimeout(t *testing.T) {
+	s := registrytest.New(t, registrytest.Script{Before: func(_ http.ResponseWriter, r *http.Request) bool {
+		<-r.Context().Done()
+		return true
+	}})
+	fails(t, client(t, registry.Options{Timeout: 100 * time.Millisecond}), s.Host()+"/a:v1", blob.ErrUnavailable, "no answer within 100ms")
+	fails(t, client(t, registry.Options{Stall: 100 * time.Millisecond, Retries: -1}), s.Host()+"/a:v1", blob.ErrUnavailable, "nothing arrived for 100ms")
+}
+
 // TestClosing: Close ends a request for a token, and what waits for it.
 func TestClosing(t *testing.T) {
 	tokens := registrytest.NewTokens(t)

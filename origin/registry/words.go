@@ -23,17 +23,10 @@ func explainer(s *server, l *login) func(*http.Response, error) string {
 		}
 		switch resp.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden:
-			from := ""
-			if l != nil {
-				from = l.credentials()
-			}
-			switch {
-			case l == nil:
+			if l == nil {
 				return "the Authorization header that is configured for it is refused" + said
-			case from == "":
-				return "no credentials for it are known, or there is no such repository: docker login " + s.account + said
 			}
-			return "the credentials in " + from + " do not allow this, or there is no such repository: docker login " + s.account + said
+			return l.advice("no credentials for it are known, or there is no such repository") + said
 		case http.StatusNotFound:
 			return "no such tag, digest or repository at " + s.name() + said
 		case http.StatusTooManyRequests:
@@ -60,7 +53,7 @@ func explainTransport(s *server, err error) string {
 	)
 	switch {
 	case errors.As(err, &cert):
-		return "if the registry's own authority is to be trusted, name its certificate with --ca-cert, or as ca = \"…\" in the hosts.toml of " + s.base.Host
+		return "if the registry's own authority is to be trusted, name its certificate with --cacert, or as ca = \"…\" in the hosts.toml of " + s.base.Host
 	case errors.As(err, &rec), errors.Is(err, http.ErrSchemeMismatch):
 		return "if the registry is to be spoken to without encryption, add --plain-http " + s.base.Host
 	case s.base.Scheme == "http" && strings.Contains(err.Error(), "malformed HTTP"):

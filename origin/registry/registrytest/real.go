@@ -129,6 +129,17 @@ func (r *Real) Stop() {
 	r.cmd = nil
 }
 
+// Has reports whether a repository of the registry has a blob or manifest on its disk.
+func (r *Real) Has(name, digest string) bool {
+	digest = strings.TrimPrefix(digest, "sha256:")
+	for _, kind := range []string{"_layers/sha256", "_manifests/revisions/sha256"} {
+		if _, err := os.Stat(filepath.Join(r.dir, "data/docker/registry/v2/repositories", name, kind, digest, "link")); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Log is what the registry has logged, which holds a line for each request.
 func (r *Real) Log() string {
 	text, _ := os.ReadFile(r.log)
