@@ -41,7 +41,19 @@ type knownIndex struct {
 	Format string           `json:"format"`
 	Sum    string           `json:"digest"` // of the index, as text
 	Top    string           `json:"root"`
+	Ref    string           `json:"ref"`    // of an image with the layer: where it was first read
+	Stored int64            `json:"stored"` // length of the layer's blob
+	DiffID string           `json:"diff_id,omitempty"`
 	peers  []netip.AddrPort // that may have it
+}
+
+// diffID is of the layer; zero when it is not known.
+func (k knownIndex) diffID() blob.Hash {
+	h, err := blob.ParseHash(k.DiffID)
+	if err != nil {
+		return blob.Hash{}
+	}
+	return h
 }
 
 // link is how the index is opened.
@@ -70,8 +82,12 @@ func (s *images) knownIndexOf(layer blob.Hash) (k knownIndex, ok bool) {
 	return k, e1 == nil && e2 == nil
 }
 
-func (s *images) rememberIndex(layer blob.Hash, k knownIndex) {
-	k.Sum, k.Top = k.Digest.String(), k.Root.String()
+func (s *images) rememberIndex(l *layer, k knownIndex) {
+	layer := l.desc.Digest
+	k.Sum, k.Top, k.Ref, k.Stored = k.Digest.String(), k.Root.String(), l.image.Ref.String(), l.desc.Size
+	if !l.desc.DiffID.IsZero() {
+		k.DiffID = l.desc.DiffID.String()
+	}
 	p, err := s.path("layers", layer.String())
 	if err == nil {
 		var raw []byte
@@ -93,11 +109,10 @@ type asked struct {
 
 // ask asks the trackers about an image, and about those of its layers whose index is not known here.
 func (s *images) ask(image blob.Hash, layers []blob.Hash) *asked {
-	a := &asked{done: make(chan struct{})}
 	if s.records == nil {
-		close(a.done)
-		return a
+		return nobodyKnows()
 	}
+	a := &asked{done: make(chan struct{})}
 	if s.n.cfg.Strict {
 		layers = nil
 	}
@@ -109,6 +124,13 @@ func (s *images) ask(image blob.Hash, layers []blob.Hash) *asked {
 		}
 		a.Found = found
 	})
+	return a
+}
+
+// nobodyKnows is the answer of trackers that know nothing.
+func nobodyKnows() *asked {
+	a := &asked{done: make(chan struct{})}
+	close(a.done)
 	return a
 }
 
@@ -138,7 +160,7 @@ func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, e
 		found, err := s.openIndex(ctx, l, k)
 		if err == nil {
 			found.known.Format = found.index.Format
-			s.rememberIndex(l.desc.Digest, found.known)
+			s.rememberIndex(l, found.known)
 			return found, nil
 		}
 		log.Info("an index that somebody claims cannot be used", "index", claim.Digest, "err", err)
@@ -252,7 +274,7 @@ func (s *images) buildIndex(ctx context.Context, l *layer, decoded string) (_ *i
 		s.n.release(file)
 		return nil, err
 	}
-	s.rememberIndex(d.Digest, k)
+	s.rememberIndex(l, k)
 	return &indexed{x, file, k}, nil
 }
 

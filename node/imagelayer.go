@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/pantala/pantala/blockio"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
+	"github.com/pantala/pantala/fs"
 	"github.com/pantala/pantala/image/device"
 	"github.com/pantala/pantala/image/index"
 	"github.com/pantala/pantala/origin/registry"
@@ -119,7 +121,7 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 		return control.Local(err)
 	}
 	s.vouch(l.desc.Digest, found.known)
-	if l.device.Present() == l.device.Size() {
+	if l.device.Present() == l.device.Size() && !s.adopted(l.desc.Digest) {
 		l.path = decoded
 		return nil
 	}
@@ -169,6 +171,14 @@ func (s *images) nodeID(digest blob.Hash) (uint64, error) {
 		return 0, control.Local(fmt.Errorf("state directory: %w", err))
 	}
 	return id, nil
+}
+
+// adopted reports whether a layer is read through a file that an earlier process has served.
+func (s *images) adopted(digest blob.Hash) bool {
+	s.mu.Lock()
+	d := s.devices
+	s.mu.Unlock()
+	return d != nil && slices.ContainsFunc(d.Adopted(), func(a fs.Adopted) bool { return a.Name == digest.String() })
 }
 
 // openStored opens the blob of the layer as the registry has it.
@@ -235,15 +245,17 @@ func (s *images) releaseLayer(l *layer) {
 	})
 }
 
-// closeLayer stops the parts of a layer in the reverse order of open.
+// closeLayer stops the parts of a layer in the reverse order of open. One whose file somebody still has open, which is a
+// mount of an earlier process that no tree is known of, goes on being served until the node is closed.
 func (s *images) closeLayer(l *layer) {
-	if l.served {
-		s.mu.Lock()
-		mount := s.devices
-		s.mu.Unlock()
-		if mount != nil {
-			if err := mount.Remove(l.desc.Digest.String()); err != nil {
-				s.n.log.Warn("a layer stays", "layer", l.desc.Digest, "err", err)
+	s.mu.Lock()
+	mount, closing := s.devices, s.closing
+	s.mu.Unlock()
+	if l.served && mount != nil {
+		if err := mount.Remove(l.desc.Digest.String()); err != nil {
+			s.n.log.Warn("a layer stays", "layer", l.desc.Digest, "err", err)
+			if errors.Is(err, fs.ErrBusy) && !closing {
+				return
 			}
 		}
 	}

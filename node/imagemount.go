@@ -75,6 +75,7 @@ func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply co
 	}
 	s.mu.Lock()
 	m.state = "ready"
+	s.remember()
 	s.mu.Unlock()
 	n.log.Info("mounted", "source", m.source, "dir", r.Dir, "manifest", img.Manifest)
 	st := m.status()
@@ -144,6 +145,9 @@ func (s *images) forget(m *imageMount) {
 	s.mu.Lock()
 	if s.mounts[m.request.Dir] == m {
 		delete(s.mounts, m.request.Dir)
+		if m.state == "ready" {
+			s.remember()
+		}
 	}
 	s.mu.Unlock()
 	s.n.rest()

@@ -45,6 +45,8 @@ type images struct {
 	devices *fs.Devices                   // nil: not mounted yet
 	nodes   map[string]uint64             // see nodeID; nil: not read yet
 	closing bool                          // nothing is held for containerd any more
+	kept    []*layer                      // of an earlier process, see adopt
+	settled chan struct{}                 // closed when the layers that an earlier process has served are open again
 }
 
 // imagesDir is the directory of what is kept of images in a state directory. It holds:
@@ -64,7 +66,7 @@ func imagesDir(state string) string { return filepath.Join(state, "images") }
 func (n *Node) newImages() (*images, error) {
 	s := &images{
 		n: n, dir: imagesDir(n.cfg.State), layers: map[blob.Hash]*layer{}, trees: map[blob.Hash]*rootfs{},
-		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{}, forgets: map[string]int{},
+		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{}, forgets: map[string]int{}, settled: make(chan struct{}),
 	}
 	var dirs []string
 	if d := n.cfg.DockerConfig; d != "" {
@@ -82,7 +84,7 @@ func (n *Node) newImages() (*images, error) {
 		addr := n.swarm.Addr()
 		s.records = tracker.NewRecords(tracker.RecordsOptions{Trackers: n.cfg.Trackers, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr), Log: n.log})
 	}
-	s.clear()
+	s.resume()
 	return s, nil
 }
 
@@ -95,52 +97,50 @@ func (s *images) path(elem ...string) (string, error) {
 	return p, nil
 }
 
-// clear takes away what a process that died left mounted. Whatever uses such a mount keeps it.
-func (s *images) clear() {
-	mounts, err := fs.Below(s.dir)
-	if err != nil {
-		s.n.log.Warn("mounts of an earlier daemon stay", "err", err)
-		return
-	}
-	for _, m := range slices.Backward(mounts) {
-		if err := detachDir(m.Dir); err != nil {
-			s.n.log.Warn("a mount of an earlier daemon stays", "dir", m.Dir, "err", err)
-		}
-	}
-}
-
-// close unmounts everything, in the reverse order in which it was made.
+// close ends everything, in the reverse order in which it was made. Mounts that somebody asked for by command go, by
+// force if they are in use; of containerd's images those that are in use stay: see leave.
 func (s *images) close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
 	mounts := slices.Collect(maps.Values(s.mounts))
-	var held []*rootfs
+	held := map[*rootfs]bool{}
 	for _, trees := range s.held {
-		held = slices.AppendSeq(held, maps.Values(trees))
+		for _, t := range trees {
+			held[t] = true
+		}
 	}
-	clear(s.held)
 	s.mu.Unlock()
 	var errs []error
 	for _, m := range mounts {
 		errs = append(errs, m.close(ctx, true))
 	}
-	for _, t := range held {
-		s.releaseTree(t)
-	}
 	s.mu.Lock()
-	trees, layers := slices.Collect(maps.Values(s.trees)), slices.Collect(maps.Values(s.layers))
+	trees := slices.Collect(maps.Values(s.trees))
 	s.mu.Unlock()
 	for _, t := range trees {
-		<-t.gone
+		if !held[t] {
+			<-t.gone
+		}
+	}
+	stay, more := s.leave(ctx, slices.Collect(maps.Keys(held)))
+	errs = append(errs, more...)
+	s.mu.Lock()
+	devices := s.devices
+	if stay {
+		s.devices = nil
+	}
+	layers := slices.Collect(maps.Values(s.layers))
+	s.mu.Unlock()
+	for t := range held {
+		s.giveBack(t)
+	}
+	for _, l := range s.kept {
+		s.releaseLayer(l)
 	}
 	for _, l := range layers {
 		<-l.gone
 	}
-	s.mu.Lock()
-	devices := s.devices
-	s.devices = nil
-	s.mu.Unlock()
-	if devices != nil {
+	if devices != nil && !stay {
 		errs = append(errs, devices.Unmount(ctx))
 	}
 	if s.records != nil {
@@ -161,7 +161,7 @@ func (s *images) deviceMount(ctx context.Context) (*fs.Devices, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, control.Local(fmt.Errorf("state directory: %w", err))
 	}
-	d, err := fs.MountDevices(ctx, dir, fs.Options{Passthrough: s.n.cfg.Passthrough, Log: s.n.log, FSName: "pantala-layers"})
+	d, err := fs.MountDevices(ctx, dir, s.deviceOptions())
 	if err != nil {
 		return nil, control.Local(fmt.Errorf("layers cannot be served: %w", err))
 	}

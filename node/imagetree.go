@@ -97,6 +97,11 @@ func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int
 
 // openTree opens the layers, merges them, and mounts the result.
 func (s *images) openTree(ctx context.Context, t *rootfs) error {
+	select {
+	case <-s.settled:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	layers := t.image.Layers[:t.depth]
 	var unknown []blob.Hash
 	for _, d := range layers {
@@ -123,6 +128,11 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	var devices []string
 	for _, l := range t.layers {
 		devices = append(devices, l.path)
+	}
+	if mounted(t.dir) { // by an earlier process, over the same layers
+		s.n.log.Info("image is still mounted", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
+		s.unkeep(t.layers)
+		return nil
 	}
 	if err := erofs.Mount(ctx, meta, devices, t.dir); err != nil {
 		t.dir = ""
@@ -233,17 +243,20 @@ func (s *images) closeTree(ctx context.Context, t *rootfs) error {
 		}
 		os.Remove(t.dir)
 	}
+	s.giveBack(t)
+	s.n.rest()
+	return err
+}
+
+// giveBack gives the layers of a tree back that is not served any more.
+func (s *images) giveBack(t *rootfs) {
 	for _, l := range slices.Backward(t.layers) {
-		if l != nil {
-			s.releaseLayer(l)
-		}
+		s.releaseLayer(l)
 	}
 	s.mu.Lock()
 	delete(s.trees, t.key)
 	s.mu.Unlock()
 	close(t.gone)
-	s.n.rest()
-	return err
 }
 
 // freeTree removes what is kept of a tree that is not mounted any more.

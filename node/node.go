@@ -27,6 +27,9 @@ type Options struct {
 	Version string        // for status and the User-Agent
 	Log     *slog.Logger  // nil = discard
 	Idle    time.Duration // how long to live without mounts and shares; 0 = for ever
+	// KeepFuse is the command that runs fs.Hold; the path of a socket is appended. Without it images that are in use
+	// do not survive the node.
+	KeepFuse []string
 }
 
 // Node is one running pantala. It implements control.Node.
@@ -136,6 +139,11 @@ func New(c config.Config, o Options) (_ *Node, err error) {
 	agent := "pantala/" + o.Version
 	if n.origin, err = origin.NewClient(origin.Options{CACert: c.CACert, Log: o.Log, UserAgent: agent}); err != nil {
 		return nil, err
+	}
+	if n.left() {
+		if _, err = n.imageDoor(); err != nil {
+			return nil, err
+		}
 	}
 	n.rest()
 	return n, nil

@@ -57,7 +57,7 @@ func (a *app) startServing(c config.Config, o serveOptions) (_ *serving, err err
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(c.Memory + memoryBeside)
 	}
-	if s.node, err = node.New(c, node.Options{Version: version(), Log: o.log, Idle: o.idle}); err != nil {
+	if s.node, err = node.New(c, node.Options{Version: version(), Log: o.log, Idle: o.idle, KeepFuse: []string{"/proc/self/exe", keepFuseName}}); err != nil {
 		return nil, err
 	}
 	if c.Snapshotter != "" {
