@@ -14,14 +14,15 @@ for p in debootstrap umoci; do
 	command -v "$p" >/dev/null || { echo "bench-images: apt-get install $p" >&2; exit 1; }
 done
 SUITE=${SUITE:-bookworm}
-MIRROR=${MIRROR:-$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null | head -1)}
+MIRROR=${MIRROR:-$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null | head -1 || true)} # not every machine has all of these files
+[ -n "$MIRROR" ] || { echo "bench-images: this machine does not say where Debian's packages are: set MIRROR" >&2; exit 1; }
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 [ ! -e "$dir/done" ] || { echo "$dir has them"; exit 0; }
 work=$dir/work
 root=$work/bundle/rootfs
 rm -rf "$work" "$dir/index.json" "$dir/blobs" "$dir/oci-layout"
-mkdir -p "$work/layout" "$work/debs/partial"
+mkdir -p "$work/debs/partial"
 leave() {
 	umount "$root/var/cache/apt/archives" 2>/dev/null || true
 	rm -rf --one-file-system "$work"

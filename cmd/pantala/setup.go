@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -67,17 +68,16 @@ func (a *app) setupContainerdCommand() *cobra.Command {
 		Example: "  pantala setup containerd --dry-run\n  pantala setup containerd\n  pantala setup containerd --undo",
 		Args:    exactly(0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if root == "" {
-				given := map[string]string{}
-				if f := c.Flags().Lookup("state"); f.Changed {
-					given["state"] = f.Value.String()
-				}
-				conf, err := config.Load(config.Input{Env: a.env, Flags: given, UID: a.uid})
-				if err != nil {
-					return err
-				}
-				root = node.SnapshotsDir(conf.State)
+			given := map[string]string{}
+			if f := c.Flags().Lookup("state"); f.Changed {
+				given["state"] = f.Value.String()
 			}
+			conf, err := config.Load(config.Input{Env: a.env, Flags: given, UID: a.uid})
+			if err != nil {
+				return err
+			}
+			socket = cmp.Or(socket, conf.Snapshotter, defaultSocket)
+			root = cmp.Or(root, node.SnapshotsDir(conf.State))
 			for _, p := range []*string{&file, &socket, &root} {
 				abs, err := filepath.Abs(*p)
 				if err != nil {
@@ -94,7 +94,7 @@ func (a *app) setupContainerdCommand() *cobra.Command {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&file, "config", "/etc/containerd/config.toml", "containerd's configuration (not pantala's)")
-	f.StringVar(&socket, "socket", defaultSocket, "socket that `pantala daemon --snapshotter` listens on")
+	f.StringVar(&socket, "socket", "", "where `pantala daemon --snapshotter` listens (default: the snapshotter of pantala's configuration, else "+defaultSocket+")")
 	f.StringVar(&root, "root", "", "where the daemon keeps snapshots (default: images/snapshots in --state)")
 	f.BoolVar(&dry, "dry-run", false, "show the changes, and write nothing")
 	f.BoolVar(&undo, "undo", false, "bring back the configuration as it was")
