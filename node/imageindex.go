@@ -165,7 +165,10 @@ func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, e
 		}
 		log.Info("an index that somebody claims cannot be used", "index", claim.Digest, "err", err)
 	}
-	return nil, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s.ownIndex(ctx, l)
 }
 
 // maxIndexSize bounds an index, in bytes: 4 % of the largest layer that is reasonable, 25 GiB.
@@ -253,33 +256,25 @@ func (s *images) buildIndex(ctx context.Context, l *layer, decoded string) (_ *i
 		return nil, control.Local(fmt.Errorf("decoded layers: %w", err))
 	}
 	defer out.Close()
+	scratch, err := os.CreateTemp(s.dir, "windows-")
+	if err != nil {
+		return nil, control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	defer scratch.Close()
+	os.Remove(scratch.Name()) // it is ours alone, and goes when it is closed
 	built, err := build.Build(ctx, &sequential{ctx: ctx, from: l.stored.fetch}, build.Options{
-		Decoded: out, Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID},
+		Decoded: out, Scratch: scratch, Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID},
 	})
 	if err != nil {
 		device.Remove(decoded)
 		return nil, err
 	}
 	s.n.learn(l.stored, d.Digest)
-	k, path, err := s.writeIndex(built)
-	if err != nil {
-		return nil, control.Local(err)
-	}
-	file, err := s.holdIndex(ctx, l, k, path)
-	if err != nil {
-		return nil, err
-	}
-	x, err := index.Open(ctx, file.fetch)
-	if err != nil {
-		s.n.release(file)
-		return nil, err
-	}
-	s.rememberIndex(l, k)
-	return &indexed{x, file, k}, nil
+	return s.adoptIndex(ctx, l, built.Format, blob.Built, built.Encode)
 }
 
 // writeIndex writes an index to a file, which whoever opens it takes over.
-func (s *images) writeIndex(b *build.Built) (k knownIndex, path string, err error) {
+func (s *images) writeIndex(encode func(io.Writer) (int64, error)) (k knownIndex, path string, err error) {
 	f, err := os.CreateTemp(s.dir, "index-")
 	if err != nil {
 		return k, "", err
@@ -291,7 +286,7 @@ func (s *images) writeIndex(b *build.Built) (k knownIndex, path string, err erro
 		}
 	}()
 	w := bufio.NewWriterSize(f, 1<<20)
-	size, err := b.Encode(w)
+	size, err := encode(w)
 	if err = errors.Join(err, w.Flush()); err != nil {
 		return k, "", fmt.Errorf("index: %w", err)
 	}
@@ -303,7 +298,7 @@ func (s *images) writeIndex(b *build.Built) (k knownIndex, path string, err erro
 	if err != nil {
 		return k, "", err
 	}
-	return knownIndex{Digest: sums.digest, Root: sums.root(g), Size: size, Trust: blob.Built, Format: b.Format}, f.Name(), nil
+	return knownIndex{Digest: sums.digest, Root: sums.root(g), Size: size}, f.Name(), nil
 }
 
 // vouch claims at the trackers that a layer has this index, until it is taken back.
