@@ -63,6 +63,7 @@ type live struct {
 	brought   atomic.Int64       // bytes that web seeds sent along with what was asked of them
 	leave     []func()           // what close calls before it gives the parts back
 
+	index  indexTalk
 	swarms struct {
 		sync.Mutex
 		list []joined // guarded by it
@@ -315,6 +316,9 @@ func (n *Node) join(l *live, k swarmKey, wake func()) (joined, error) {
 			}
 		}
 	}
+	if l.id.Kind == blob.ByDigest {
+		l.index.join(&c)
+	}
 	t, err := n.swarm.Add(c)
 	if err != nil {
 		return joined{}, fmt.Errorf("swarm: %w", err)
@@ -348,6 +352,9 @@ func (n *Node) join(l *live, k swarmKey, wake func()) (joined, error) {
 	l.swarms.Lock()
 	l.swarms.list = append(l.swarms.list, j)
 	l.swarms.Unlock()
+	if l.index.asks() { // it has begun meanwhile; asking twice is asking once
+		t.AskIndex()
+	}
 	return j, nil
 }
 

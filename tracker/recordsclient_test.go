@@ -349,6 +349,9 @@ func BenchmarkAskRecords(b *testing.B) {
 	s.shelf.report(time.Now(), blob.Hash{1}, report{profile: make([]byte, 4000), at: time.Now().Unix()})
 	r := NewRecords(RecordsOptions{Trackers: []string{"http://" + l.Addr().String()}, Log: slog.New(slog.DiscardHandler)})
 	for b.Loop() {
+		s.meter.mu.Lock()
+		clear(s.meter.all)
+		s.meter.mu.Unlock()
 		if f, err := r.Ask(context.Background(), blob.Hash{1}, layers...); err != nil || len(f.Indexes) != 127 {
 			b.Fatalf("%v, %d", err, len(f.Indexes))
 		}
