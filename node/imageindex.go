@@ -155,20 +155,49 @@ func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, e
 		}
 		log.Info("the index that was used last time is not here any more", "err", err)
 	}
-	for _, claim := range a.indexes(ctx, l.desc.Digest) {
-		k := knownIndex{Digest: claim.Digest, Root: claim.Root, Size: claim.Size, Trust: blob.Claimed, peers: claim.Peers}
-		found, err := s.openIndex(ctx, l, k)
-		if err == nil {
-			found.known.Format = found.index.Format
-			s.rememberIndex(l, found.known)
-			return found, nil
-		}
-		log.Info("an index that somebody claims cannot be used", "index", claim.Digest, "err", err)
+	if found := s.tryClaims(ctx, l, a.indexes(ctx, l.desc.Digest)); found != nil {
+		return found, nil
+	}
+	if found := s.tryClaims(ctx, l, s.askPeers(ctx, l)); found != nil {
+		return found, nil
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return s.ownIndex(ctx, l)
+}
+
+// tryClaims opens the first of several claimed indexes that can be opened; nil: none can.
+func (s *images) tryClaims(ctx context.Context, l *layer, claims []tracker.IndexClaim) *indexed {
+	for _, claim := range claims {
+		k := knownIndex{Digest: claim.Digest, Root: claim.Root, Size: claim.Size, Trust: blob.Claimed, peers: claim.Peers}
+		found, err := s.openIndex(ctx, l, k)
+		if err == nil {
+			found.known.Format = found.index.Format
+			s.rememberIndex(l, found.known)
+			return found
+		}
+		s.n.log.Info("an index that somebody claims cannot be used", "layer", l.desc.Digest, "index", claim.Digest, "err", err)
+	}
+	return nil
+}
+
+// talkWait bounds how long peers of a layer may take to say which index it has: some round trips, and the time in which
+// peers are found on a local network.
+const talkWait = 300 * time.Millisecond
+
+// askPeers asks the peers of a layer for its index, where there are any or others than trackers look for them.
+func (s *images) askPeers(ctx context.Context, l *layer) []tracker.IndexClaim {
+	any := s.n.finders.finds()
+	for _, j := range l.stored.joined() {
+		any = any || len(j.torrent.Peers()) > 0
+	}
+	if !any || s.n.cfg.Strict {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, talkWait)
+	defer cancel()
+	return l.stored.askIndex(ctx)
 }
 
 // maxIndexSize bounds an index, in bytes: 4 % of the largest layer that is reasonable, 25 GiB.
@@ -301,11 +330,13 @@ func (s *images) writeIndex(encode func(io.Writer) (int64, error)) (k knownIndex
 	return knownIndex{Digest: sums.digest, Root: sums.root(g), Size: size}, f.Name(), nil
 }
 
-// vouch claims at the trackers that a layer has this index, until it is taken back.
-func (s *images) vouch(layer blob.Hash, k knownIndex) {
+// vouch claims at the trackers, and to peers, that a layer has this index, until it is taken back.
+func (s *images) vouch(l *layer, k knownIndex) {
+	l.stored.vouchIndex(k.Root, k.Digest, k.Size, k.Trust)
 	if s.records == nil {
 		return
 	}
+	layer := l.desc.Digest
 	if err := s.records.ClaimIndex(layer, tracker.IndexClaim{Root: k.Root, Digest: k.Digest, Size: k.Size, Trust: k.Trust}); err != nil {
 		s.n.log.Warn("no tracker knows of the index of a layer", "layer", layer, "err", err)
 	}

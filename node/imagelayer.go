@@ -120,7 +120,7 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 	if err != nil {
 		return control.Local(err)
 	}
-	s.vouch(l.desc.Digest, found.known)
+	s.vouch(l, found.known)
 	if l.device.Present() == l.device.Size() && !s.adopted(l.desc.Digest) {
 		l.path = decoded
 		return nil
