@@ -46,6 +46,7 @@ type scanner struct {
 	pending bool
 	at      point
 	kept    pages
+	packer  packer
 
 	sum checksum
 }
@@ -198,7 +199,7 @@ func (c *scanner) settle() error {
 	if c.decoded == c.last.decoded {
 		return nil
 	}
-	return c.mark(codec.Point{Out: c.last.decoded, In: c.last.stored, Window: pack(&c.at, c.inherited, &c.kept)})
+	return c.mark(codec.Point{Out: c.last.decoded, In: c.last.stored, Window: c.packer.pack(&c.at, c.inherited, &c.kept)})
 }
 
 // keep puts aside what the last block used of the window of the pending point, before it can slide away.

@@ -43,9 +43,13 @@ func (d *decoder) snapshot(p *point) {
 	p.tables[sequenceTables].set(d.treeOf.mode, d.treeOf.text)
 }
 
-// pack makes the packed form of a window. Of the tables only those that are needed are kept.
-func pack(p *point, needed [sequenceTables + 1]bool, kept *pages) []byte {
-	b := []byte{0}
+// packer is memory to pack windows in.
+type packer struct{ head, runs, bytes, out []byte }
+
+// pack makes the packed form of a window, which is the caller's to keep. Of the tables only those that are needed are
+// kept.
+func (k *packer) pack(p *point, needed [sequenceTables + 1]bool, kept *pages) []byte {
+	b := append(k.head[:0], 0)
 	if p.checksum {
 		b[0] = 1
 	}
@@ -61,7 +65,7 @@ func pack(p *point, needed [sequenceTables + 1]bool, kept *pages) []byte {
 		b = binary.AppendUvarint(b, uint64(len(t.text)))
 		b = append(b, t.text...)
 	}
-	var runs, bytes []byte
+	runs, bytes := k.runs[:0], k.bytes[:0]
 	count, end := uint64(0), 0 // end: the distance at which the last run ended
 	kept.runs(func(distance int, run []byte) {
 		if count == 0 {
@@ -74,15 +78,15 @@ func pack(p *point, needed [sequenceTables + 1]bool, kept *pages) []byte {
 		count++
 	})
 	b = binary.AppendUvarint(b, count)
-	b = append(b, runs...)
-	b = append(b, bytes...)
-	out := binary.AppendUvarint([]byte{packedZstd}, uint64(len(b)))
+	b = append(append(b, runs...), bytes...)
+	out := binary.AppendUvarint(append(k.out[:0], packedZstd), uint64(len(b)))
 	out = codec.Shrink(out, b)
 	if len(out) > len(b) {
-		out = binary.AppendUvarint([]byte{packedPlain}, uint64(len(b)))
+		out = binary.AppendUvarint(append(out[:0], packedPlain), uint64(len(b)))
 		out = append(out, b...)
 	}
-	return out
+	*k = packer{b, runs, bytes, out}
+	return append([]byte(nil), out...)
 }
 
 // errWindow: a window that no Scan has made.
