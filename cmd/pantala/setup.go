@@ -94,7 +94,7 @@ func (a *app) setupContainerdCommand() *cobra.Command {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&file, "config", "/etc/containerd/config.toml", "containerd's configuration (not pantala's)")
-	f.StringVar(&socket, "socket", "", "where `pantala daemon --snapshotter` listens (default: the snapshotter of pantala's configuration, else "+defaultSocket+")")
+	f.StringVar(&socket, "socket", "", "path of the socket of pantala daemon --snapshotter (default: the snapshotter of pantala's configuration, else "+defaultSocket+")")
 	f.StringVar(&root, "root", "", "where the daemon keeps snapshots (default: images/snapshots in --state)")
 	f.BoolVar(&dry, "dry-run", false, "show the changes, and write nothing")
 	f.BoolVar(&undo, "undo", false, "bring back the configuration as it was")
