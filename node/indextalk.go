@@ -33,6 +33,7 @@ const maxHeardHosts = 32
 type heardIndex struct {
 	peerwire.IndexClaim
 	peers []netip.AddrPort // one for each host
+	knows int              // of them, that do not only believe it
 }
 
 // join makes the talk part of a swarm.
@@ -72,6 +73,9 @@ func (x *indexTalk) hear(peer netip.AddrPort, claims []peerwire.IndexClaim) {
 		h := &x.heard[at]
 		if len(h.peers) < maxHeardHosts && !slices.ContainsFunc(h.peers, func(o netip.AddrPort) bool { return o.Addr() == peer.Addr() }) {
 			h.peers = append(h.peers, peer)
+			if c.Trust > blob.Claimed {
+				h.knows++
+			}
 		}
 	}
 	if x.news != nil && len(x.heard) > 0 {
@@ -80,13 +84,13 @@ func (x *indexTalk) hear(peer netip.AddrPort, claims []peerwire.IndexClaim) {
 	}
 }
 
-// list is what was heard so far, the claim that most hosts make first, and a channel that is closed when there is more.
+// list is what was heard so far, the claim that most hosts vouch for first, and a channel that is closed when there is more.
 func (x *indexTalk) list() (all []tracker.IndexClaim, more <-chan struct{}) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, h := range x.heard {
 		all = append(all, tracker.IndexClaim{
-			Root: h.Root, Digest: h.Digest, Size: h.Size, Trust: h.Trust, Vouchers: len(h.peers), Peers: slices.Clone(h.peers[:min(len(h.peers), 4)]),
+			Root: h.Root, Digest: h.Digest, Size: h.Size, Trust: h.Trust, Vouchers: h.knows, Peers: slices.Clone(h.peers[:min(len(h.peers), 4)]),
 		})
 	}
 	slices.SortStableFunc(all, func(a, b tracker.IndexClaim) int { return cmp.Compare(b.Vouchers, a.Vouchers) })
@@ -120,8 +124,12 @@ func (l *live) askIndex(ctx context.Context) []tracker.IndexClaim {
 
 // vouchIndex says to the peers of a layer that this is its index, and asks them no more.
 func (l *live) vouchIndex(root, digest blob.Hash, size int64, trust blob.Trust) {
+	c := peerwire.IndexClaim{Root: root, Digest: digest, Size: size, Trust: trust}
+	if c.Check() != nil {
+		return // there is no file that others could have
+	}
 	l.index.mu.Lock()
-	l.index.mine = []peerwire.IndexClaim{{Root: root, Digest: digest, Size: size, Trust: trust}}
+	l.index.mine = []peerwire.IndexClaim{c}
 	l.index.asking = false
 	l.index.mu.Unlock()
 	for _, j := range l.joined() {

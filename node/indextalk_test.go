@@ -46,7 +46,7 @@ func TestIndexWithoutTracker(t *testing.T) {
 		t.Errorf("nobody it is connected to knows: %+v", all)
 	}
 	to.vouchIndex(blob.Hash{1}, blob.Hash{2}, 300, blob.Claimed)
-	if all := last.askIndex(patient(t)); len(all) != 1 || all[0].Trust != blob.Claimed {
+	if all := last.askIndex(patient(t)); len(all) != 1 || all[0].Trust != blob.Claimed || all[0].Vouchers != 0 || len(all[0].Peers) != 1 {
 		t.Errorf("%+v", all)
 	}
 }

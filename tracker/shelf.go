@@ -68,6 +68,17 @@ type vouch struct {
 	since, at int64 // when it was said first, and last; Unix seconds
 }
 
+// knows reports whether the host does not only believe what it says.
+func (v *vouch) knows() bool { return v.trust > blob.Claimed }
+
+// before reports whether a word makes room before another one does.
+func (v *vouch) before(o *vouch) bool {
+	if v.knows() != o.knows() {
+		return o.knows()
+	}
+	return v.at < o.at
+}
+
 func (r *layerRecord) cost() int {
 	return layerCost + len(r.claims)*claimCost + len(r.vouches)*vouchCost
 }
@@ -97,13 +108,13 @@ func (r *layerRecord) vouch(c IndexClaim, v vouch) bool {
 	}
 	v.claim, v.trust = uint8(i), c.Trust
 	if len(r.vouches) == maxVouches {
-		oldest := -1
+		oldest := -1 // of those that say the same; rather one that only believes it
 		for k := range r.vouches {
-			if o := &r.vouches[k]; int(o.claim) == i && (oldest < 0 || o.at < r.vouches[oldest].at) {
+			if o := &r.vouches[k]; int(o.claim) == i && (oldest < 0 || o.before(&r.vouches[oldest])) {
 				oldest = k
 			}
 		}
-		if oldest < 0 {
+		if oldest < 0 || !v.knows() && r.vouches[oldest].knows() {
 			return false
 		}
 		r.vouches[oldest] = v
@@ -137,7 +148,7 @@ func (r *layerRecord) expire(before int64) {
 	}
 }
 
-// list is what a node is told: the claim that most hosts vouch for first, and of those the oldest.
+// list is what a node is told: the claim that most hosts have found out themselves first, and of equals the oldest.
 func (r *layerRecord) list(layer blob.Hash, asks hostID, port uint16) []layerClaim {
 	all := make([]layerClaim, len(r.claims))
 	since := make([]int64, len(r.claims))
@@ -149,7 +160,9 @@ func (r *layerRecord) list(layer blob.Hash, asks hostID, port uint16) []layerCla
 	slices.SortFunc(newest, func(a, b vouch) int { return cmp.Or(cmp.Compare(b.at, a.at), slices.Compare(a.host[:], b.host[:])) })
 	for _, v := range newest {
 		c := &all[v.claim]
-		c.Vouchers++
+		if v.knows() { // who only believes it adds nothing: else a lie that is believed would win
+			c.Vouchers++
+		}
 		if since[v.claim] == 0 || v.since < since[v.claim] {
 			since[v.claim], c.Trust = v.since, v.trust
 		}

@@ -145,6 +145,12 @@ func TestMostVouched(t *testing.T) {
 	if got := order(); !bytes.Equal(got, []byte{1, maxVouches - 4, 2, 2, 3, 2}) {
 		t.Errorf("%v", got)
 	}
+	believes := claimOf(2)
+	believes.Trust = blob.Claimed
+	say(300, believes)
+	if got := order(); !bytes.Equal(got, []byte{1, maxVouches - 4, 2, 2, 3, 2}) {
+		t.Errorf("one that only believes it: %v", got)
+	}
 	own, _ := hostAt(199)
 	for _, c := range s.claims(now, []blob.Hash{layer}, own, 6881)[:1] {
 		if len(c.peers) != maxClaimPeers || c.peers[0].id != (peerID{198}) {

@@ -34,7 +34,7 @@ that vouches has it (decision 0002).
 
 Reply, 200:
 
-	claims  string: for each claim: layer [32] | claim [73] | vouchers u8: how many hosts say so | n u8 | n × 38: ip [16] |
+	claims  string: for each claim: layer [32] | claim [73] | vouchers u8: how many hosts say so that do not only believe it | n u8 | n × 38: ip [16] |
 	        port u16 | peer id [20] of some that do, the newest first; n ≤ 4. Of one layer, the one that most hosts
 	        vouch for first, and of those the oldest; at most 4
 	epoch   int: a number drawn when the tracker started. A change means that it has forgotten: claim everything again
@@ -63,7 +63,8 @@ type IndexClaim struct {
 	Digest blob.Hash  // its SHA-256
 	Size   int64      // its length in bytes
 	Trust  blob.Trust // as whoever vouched first has it. For whoever reads it here it is Claimed, and no more
-	// Vouchers is how many hosts say so, 32 at most; Peers are some of them. They are not part of what is claimed.
+	// Vouchers is how many hosts say so whose trust is higher than Claimed, 32 at most; Peers are some of those that have
+	// the file. They are not part of what is claimed.
 	Vouchers int
 	Peers    []netip.AddrPort
 }
