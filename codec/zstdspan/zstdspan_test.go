@@ -31,11 +31,11 @@ var content = sync.OnceValue(func() []byte {
 	if err != nil {
 		panic(err)
 	}
-	code = code[:min(len(code), 5<<20)]
+	code = code[:min(len(code), 3<<20)]
 	r := rand.New(rand.NewPCG(1, 2))
 	var b []byte
 	b = append(b, code...)
-	for len(b) < 9<<20 {
+	for len(b) < 5<<20+1<<19 {
 		switch r.IntN(8) {
 		case 0:
 			b = append(b, make([]byte, r.IntN(20000))...)
