@@ -64,32 +64,41 @@ func (d *Devices) Add(id uint64, name string, b Blob) (string, error) {
 }
 
 // Remove takes a file away; its blob may then be closed. [ErrBusy]: somebody has it open, and has not let go of it
-// within two seconds; the kernel tells of it a moment after an unmount. ErrNotFound: there is none of that name.
+// within two seconds; the kernel tells of it a moment after an unmount. ErrNotFound: there is none of that name. After
+// [Devices.Handover] it does nothing.
 func (d *Devices) Remove(name string) error {
+	m := d.m
+	if m.handed.Load() {
+		return nil // it is the successor's
+	}
 	f, err := d.tree.remove(name)
 	for end := time.Now().Add(busyWait); errors.Is(err, ErrBusy) && time.Now().Before(end); {
-		time.Sleep(releaseTick)
+		select {
+		case <-m.dead: // the kernel tells of nothing any more
+		case <-time.After(releaseTick):
+		}
 		f, err = d.tree.remove(name)
 	}
 	if err != nil {
 		return err
 	}
-	m := d.m
-	// ENOENT: nobody has looked it up. ENODEV: the mount is gone.
-	if err := notifyInvalEntry(m.fd, nodeRoot, name); err != nil && err != unix.ENOENT && err != unix.ENODEV {
-		m.log.Warn("the kernel was not told that a device is gone", "dir", m.dir, "name", name, "error", err)
-	}
+	m.withKernel(func(fd int) {
+		// ENOENT: nobody has looked it up. ENODEV: the mount is gone.
+		if err := notifyInvalEntry(fd, nodeRoot, name); err != nil && err != unix.ENOENT && err != unix.ENODEV {
+			m.log.Warn("the kernel was not told that a device is gone", "dir", m.dir, "name", name, "error", err)
+		}
+		if id := f.backing.Load(); id != 0 {
+			// The kernel would hold the file, and its space on the disk, for the life of the mount.
+			if err := forgetBacking(fd, id); err != nil && err != unix.ENODEV {
+				m.log.Warn("the kernel keeps the file of a removed device", "dir", m.dir, "name", name, "error", err)
+			}
+		}
+	})
 	for _, p := range m.lot.all() {
 		if p.f == f && p.f.blob.Cancel(p) {
 			p.failWith(fmt.Errorf("%w: %s was removed", blob.ErrClosed, name))
 		}
 		p.release()
-	}
-	if id := f.backing.Load(); id != 0 {
-		// The kernel would hold the file, and its space on the disk, for the life of the mount.
-		if err := forgetBacking(m.fd, id); err != nil && err != unix.ENODEV {
-			m.log.Warn("the kernel keeps the file of a removed device", "dir", m.dir, "name", name, "error", err)
-		}
 	}
 	return nil
 }

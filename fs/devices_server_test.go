@@ -125,7 +125,10 @@ func devicesMain() int {
 			if !d.Handover() {
 				err = errTest
 			}
-			for _, b := range blobs { // as a node closes its devices
+			for name, b := range blobs { // as a node closes its devices
+				if rerr := d.Remove(name); rerr != nil {
+					err = rerr
+				}
 				b.fail(blob.ErrClosed)
 				b.closed.Store(true)
 			}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,7 +79,7 @@ func sameFiles(t testing.TB, dir string, contents map[string][]byte) {
 
 // TestErofsOverDevices: EROFS reads a device of ours, and overlayfs that, whatever the mode of the device.
 func TestErofsOverDevices(t *testing.T) {
-	src, contents := someFiles(t, 30, 3<<20)
+	src, contents := someFiles(t, 15, 2<<20)
 	meta, device := erofsImage(t, src)
 	for _, c := range []struct {
 		name               string
@@ -261,6 +262,37 @@ func TestDevicesComeAndGo(t *testing.T) {
 		}
 	}
 	d.ask(devCommand{Op: "unmount"})
+	d.ask(devCommand{Op: "remove", Name: "b"}) // the order does not matter
+}
+
+// TestDevicesAreOpenWhenTheMountEnds: what the kernel has had open is removed without waiting for it.
+func TestDevicesAreOpenWhenTheMountEnds(t *testing.T) {
+	d := serveDevices(t, Options{Passthrough: true})
+	data := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(data, content(1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"arriving", "whole"} {
+		f, err := os.Open(d.ask(devCommand{Op: "add", Name: name, ID: uint64(2 + i), Data: data, Full: name == "whole"}).Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+	}
+	if err := AbortDir(d.dir); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	for _, name := range []string{"arriving", "whole"} {
+		d.until("removal", func(devAnswer) bool {
+			a, err := d.send(devCommand{Op: "remove", Name: name})
+			return err == nil && a.Err == ""
+		})
+	}
+	t.Log(time.Since(start))
+	if text := d.stderr.String(); strings.Contains(text, "level=WARN") {
+		t.Error(text)
+	}
 }
 
 // TestDevicesWhileReading: files come and go while others are read.

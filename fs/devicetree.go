@@ -128,7 +128,7 @@ func (t *deviceTree) remove(name string) (*leaf, error) {
 	if f == nil {
 		return nil, fmt.Errorf("%w: there is no device %q", blob.ErrNotFound, name)
 	}
-	if len(f.handles) > 0 {
+	if len(f.handles) > 0 && !t.m.isDead() {
 		return nil, fmt.Errorf("%w: device %q is open; unmount what uses it first", ErrBusy, name)
 	}
 	t.table.Store(old.with(func(n *deviceTable) {

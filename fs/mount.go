@@ -113,6 +113,8 @@ type Mounted struct {
 	handed  atomic.Bool // a successor serves the mount: nothing is answered any more
 	lot     lot
 	rare    rare
+	closing sync.RWMutex  // held shared by who uses fd and is no loop
+	closed  bool          // fd is; guarded by closing
 	nudge   chan struct{} // wakes the keeper
 	dead    chan struct{} // closed when all loops have ended
 	done    chan struct{} // closed when everything has
@@ -361,6 +363,9 @@ func (m *Mounted) close(loops, rest *sync.WaitGroup) {
 	close(m.dead)
 	rest.Wait()
 	if m.drain() {
+		m.closing.Lock()
+		m.closed = true
+		m.closing.Unlock()
 		unix.Close(m.fd)
 	} else {
 		// Somebody may still write to the descriptor; closing it could send that into another file.
@@ -372,6 +377,25 @@ func (m *Mounted) close(loops, rest *sync.WaitGroup) {
 		m.hold.end()
 	}
 	close(m.done)
+}
+
+// withKernel calls f with the descriptor of the connection, unless it is closed, or about to be.
+func (m *Mounted) withKernel(f func(fd int)) {
+	m.closing.RLock()
+	defer m.closing.RUnlock()
+	if !m.closed {
+		f(m.fd)
+	}
+}
+
+// isDead reports whether the kernel speaks to this process no more.
+func (m *Mounted) isDead() bool {
+	select {
+	case <-m.dead:
+		return true
+	default:
+		return false
+	}
 }
 
 // Dir is the mount point, absolute and without symbolic links.
