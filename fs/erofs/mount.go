@@ -23,8 +23,9 @@ const (
 	fsType = "erofs"
 	// maxValue is the longest value of a parameter that fsconfig(2) takes, its final zero byte included.
 	maxValue = 256
-	// readAhead, in KiB, of the mount: readahead of EROFS is cut up into the devices' own, which is larger. Measured
-	// over files served through FUSE, more than 256 only reads what nobody wants, less than 128 waits too often.
+	// readAhead, in KiB, of the mount. What lies ahead in a layer is fetched by the readahead of its device, 1 MiB
+	// (fs.DefaultReadAhead); this one only decides how much of a file is asked of it at a time, and reads at most that
+	// much of a large file that nobody goes on with. Twice the kernel's own keeps two requests of the device under way.
 	readAhead = "256"
 )
 
