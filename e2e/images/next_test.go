@@ -56,6 +56,34 @@ func TestNextNode(t *testing.T) {
 	}
 }
 
+// TestLazyRestart: a container that has not read everything yet survives pantala, ended by a signal and killed.
+func TestLazyRestart(t *testing.T) {
+	for _, v := range imagestest.Versions(t) {
+		t.Run("containerd"+v.Name, func(t *testing.T) {
+			w := e2etest.New(t)
+			r := imagestest.NewRegistry(w, false)
+			noise, sum1 := imagestest.Noise(2<<20, 7)
+			more, sum2 := imagestest.Noise(2<<20, 8)
+			ref := r.Push("noise", imagestest.New(imagestest.Busybox(t), imagestest.Gzip(imagestest.Entry{Name: "one", Body: noise}), imagestest.Gzip(imagestest.Entry{Name: "two", Body: more})))
+			_, c := second(t, w, v, r, ref)
+			c.Box(ref, "box")
+			c.StopPantala()
+			c.StartPantala()
+			if got := c.Exec("box", "/bin/sha256sum", "/one"); !strings.HasPrefix(got.Stdout, sum1) {
+				t.Errorf("after the daemon was ended and started: %v", got)
+			}
+			c.KillPantala()
+			c.StartPantala()
+			if got := c.Exec("box", "/bin/sha256sum", "/two"); !strings.HasPrefix(got.Stdout, sum2) {
+				t.Errorf("after the daemon was killed and started: %v", got)
+			}
+			if got := c.MustRun(ref, "/bin/sha256sum", "/two"); !strings.HasPrefix(got, sum2) {
+				t.Errorf("a new container: %v", got)
+			}
+		})
+	}
+}
+
 // TestRegistryGone: without registry and neighbours a container runs on what is here, what is not is an error in bounded
 // time, a new container starts, and all is well when the registry is back.
 func TestRegistryGone(t *testing.T) {

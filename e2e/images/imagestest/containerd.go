@@ -148,6 +148,13 @@ func (c *Containerd) StopPantala() {
 	}
 }
 
+// KillPantala ends the daemon by SIGKILL.
+func (c *Containerd) KillPantala() {
+	c.w.T.Helper()
+	c.pantala.Signal(syscall.SIGKILL)
+	c.pantala.Wait(limit)
+}
+
 // Pantala is the running daemon.
 func (c *Containerd) Pantala() *e2etest.Process { return c.pantala }
 
