@@ -51,7 +51,7 @@ func (h *hold) startHolder() error {
 	cmd := exec.Command(h.keep.Command[0], h.keep.Command[1:]...)
 	cmd.Dir = "/" // not inside any mount
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.Stderr = os.Stderr
+	// Its stdout and stderr are /dev/null: it outlives us, and whoever reads our output until that ends would wait for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends us must not end it
 	if err := cmd.Start(); err != nil {
 		conn.Close()

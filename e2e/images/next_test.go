@@ -1,6 +1,7 @@
 package images
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,9 @@ func TestLazyRestart(t *testing.T) {
 			ref := r.Push("noise", imagestest.New(imagestest.Busybox(t), imagestest.Gzip(imagestest.Entry{Name: "one", Body: noise}), imagestest.Gzip(imagestest.Entry{Name: "two", Body: more})))
 			_, c := second(t, w, v, r, ref)
 			c.Box(ref, "box")
+			if n := e2etest.Disk(filepath.Join(c.Node.State, "images", "decoded")); n > 3<<20 {
+				t.Errorf("%s of layers are here, whereas nobody has read the noise: the test shows nothing", e2etest.MiB(n))
+			}
 			c.StopPantala()
 			c.StartPantala()
 			if got := c.Exec("box", "/bin/sha256sum", "/one"); !strings.HasPrefix(got.Stdout, sum1) {
