@@ -41,6 +41,7 @@ type Config struct {
 	CertsDir     string   // directories of hosts.toml files, by registry, separated by colons; "": those of containerd and docker
 	PlainHTTP    []string // HOST[:PORT] of registries that are spoken to without TLS; those on this machine always are
 	DockerConfig string   // directory of docker's config.json; "": as docker finds it
+	IndexKeys    []string // files of public keys whose signatures of indexes in registries are believed; none: no such index is used
 
 	AllowOther  bool // other users may read the mounts
 	Passthrough bool // complete blobs are read through the kernel's FUSE passthrough

@@ -34,6 +34,7 @@ var keys = []key{
 	{"download-limit", func(c *Config, v any) error { return size(&c.DownloadLimit, v, 0) }},
 	{"fill", func(c *Config, v any) error { return oneOf(&c.Fill, v, "never", "idle", "eager") }},
 	{"hard", func(c *Config, v any) error { return boolean(&c.Hard, v) }},
+	{"index-keys", func(c *Config, v any) error { return paths(&c.IndexKeys, v) }},
 	{"listen", func(c *Config, v any) error { return address(&c.Listen, v) }},
 	{"log-level", func(c *Config, v any) error { return level(&c.LogLevel, v) }},
 	{"lsd", func(c *Config, v any) error { return switched(&c.LSD, v) }},
@@ -79,6 +80,21 @@ func path(to *string, v any) error {
 		return nil
 	}
 	return text(to, v)
+}
+
+// paths are files, as a list or separated by commas.
+func paths(to *[]string, v any) error {
+	all, err := list(v)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s == "" || strings.ContainsRune(s, 0) {
+			return fmt.Errorf("%v names no file", v)
+		}
+	}
+	*to = all
+	return nil
 }
 
 func boolean(to *bool, v any) error {

@@ -26,6 +26,7 @@ type Node interface {
 	Unshare(ctx context.Context, name string) error
 	Cache
 	Profiles
+	Images
 	// Limits changes what the request names, and says what holds then.
 	Limits(ctx context.Context, r LimitsRequest) (Limits, error)
 	// Stop makes the node end soon after it returned. With idle set it does so only when nothing is mounted

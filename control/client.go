@@ -125,23 +125,29 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 
 // Share implements [Node].
 func (c *Client) Share(ctx context.Context, r ShareRequest, progress func(Progress)) (ShareReply, error) {
-	resp, err := c.post(ctx, "/v1/share", r)
+	return stream(ctx, c, "/v1/share", r, progress, func(e *event) *ShareReply { return e.Reply })
+}
+
+// stream is one request with a long answer. last is the reply of an event, nil when it has none.
+func stream[A any](ctx context.Context, c *Client, path string, q any, progress func(Progress), last func(*event) *A) (none A, err error) {
+	resp, err := c.post(ctx, path, q)
 	if err != nil {
-		return ShareReply{}, err
+		return none, err
 	}
 	defer resp.Body.Close()
 	lines := json.NewDecoder(resp.Body)
 	for {
 		var e event
 		if err := lines.Decode(&e); err != nil {
-			return ShareReply{}, c.broken(ctx, err)
+			return none, c.broken(ctx, err)
 		}
-		switch {
-		case e.Fault != nil:
-			return ShareReply{}, e.Fault
-		case e.Reply != nil:
-			return *e.Reply, nil
-		case e.Progress != nil && progress != nil:
+		if e.Fault != nil {
+			return none, e.Fault
+		}
+		if reply := last(&e); reply != nil {
+			return *reply, nil
+		}
+		if e.Progress != nil && progress != nil {
 			progress(*e.Progress)
 		}
 	}
@@ -192,6 +198,26 @@ func (c *Client) ProfileGet(ctx context.Context, image string) (Profile, error) 
 // ProfilePut implements [Profiles].
 func (c *Client) ProfilePut(ctx context.Context, image string, data []byte) (Profile, error) {
 	return again[Profile](ctx, c, "/v1/profile/put", profileRequest{image, data})
+}
+
+// ImageInspect implements [Images].
+func (c *Client) ImageInspect(ctx context.Context, r ImageRequest) (Image, error) {
+	return again[Image](ctx, c, "/v1/image/inspect", r)
+}
+
+// ImageCheck implements [Images].
+func (c *Client) ImageCheck(ctx context.Context, r ImageRequest, progress func(Progress)) (Image, error) {
+	return stream(ctx, c, "/v1/image/check", r, progress, func(e *event) *Image { return e.Image })
+}
+
+// ImageIndex implements [Images].
+func (c *Client) ImageIndex(ctx context.Context, r ImageRequest, progress func(Progress)) (Image, error) {
+	return stream(ctx, c, "/v1/image/index", r, progress, func(e *event) *Image { return e.Image })
+}
+
+// ImagePush implements [Images].
+func (c *Client) ImagePush(ctx context.Context, r ImageRequest) (Image, error) {
+	return ask[Image](ctx, c, "/v1/image/push", r)
 }
 
 // Limits implements [Node].

@@ -70,6 +70,20 @@ func (f *fake) ProfileGet(_ context.Context, image string) (Profile, error) {
 func (f *fake) ProfilePut(_ context.Context, image string, data []byte) (Profile, error) {
 	return Profile{Image: image}, f.note("profile %s is %s", image, data)
 }
+func (f *fake) ImageInspect(_ context.Context, r ImageRequest) (Image, error) {
+	return Image{Ref: r.Ref}, f.note("inspect %s", r.Ref)
+}
+func (f *fake) ImageCheck(_ context.Context, r ImageRequest, p func(Progress)) (Image, error) {
+	p(Progress{What: "checking"})
+	return Image{Ref: r.Ref, Layers: []ImageLayer{{Fault: FaultOf(blob.ErrCorrupt)}}}, f.note("check %s", r.Ref)
+}
+func (f *fake) ImageIndex(_ context.Context, r ImageRequest, p func(Progress)) (Image, error) {
+	p(Progress{What: "indexing"})
+	return Image{Ref: r.Ref}, f.note("index %s %v", r.Ref, r.Own)
+}
+func (f *fake) ImagePush(_ context.Context, r ImageRequest) (Image, error) {
+	return Image{Ref: r.Ref}, f.note("push %s %s", r.Ref, r.Signatures["l"])
+}
 func (f *fake) Limits(_ context.Context, r LimitsRequest) (Limits, error) {
 	return Limits{Rates: Rates{Upload: *r.Upload}, Tenants: map[string]Rates{r.Tenant: {Origin: 1}}}, f.note("limits %s %d", r.Tenant, *r.Upload)
 }
@@ -176,6 +190,33 @@ func TestRoundTrip(t *testing.T) {
 			if p.Image != "i" {
 				t.Errorf("profile: %v", p)
 			}
+			return err
+		}},
+		{"inspect i", func() error {
+			i, err := c.ImageInspect(ctx, ImageRequest{Ref: "i"})
+			if i.Ref != "i" {
+				t.Errorf("inspect: %v", i)
+			}
+			return err
+		}},
+		{"check i", func() error {
+			said := 0
+			i, err := c.ImageCheck(ctx, ImageRequest{Ref: "i"}, func(Progress) { said++ })
+			if said != 1 || len(i.Layers) != 1 || !errors.Is(i.Layers[0].Fault, blob.ErrCorrupt) {
+				t.Errorf("check: %v after %d", i, said)
+			}
+			return err
+		}},
+		{"index i true", func() error {
+			said := 0
+			i, err := c.ImageIndex(ctx, ImageRequest{Ref: "i", Own: true}, func(Progress) { said++ })
+			if said != 1 || i.Ref != "i" {
+				t.Errorf("index: %v after %d", i, said)
+			}
+			return err
+		}},
+		{"push i s", func() error {
+			_, err := c.ImagePush(ctx, ImageRequest{Ref: "i", Signatures: map[string]string{"l": "s"}})
 			return err
 		}},
 		{"gc 21", func() error {

@@ -82,7 +82,7 @@ func (s *Server) routes(n Node) http.Handler {
 		return empty{}, n.Unmount(ctx, r.Dir, r.Force)
 	}))
 	mux.HandleFunc("POST /v1/status", call(s, func(ctx context.Context, _ empty) (Status, error) { return n.Status(ctx) }))
-	mux.HandleFunc("POST /v1/share", s.share(n))
+	mux.HandleFunc("POST /v1/share", long(s, n.Share, func(r *ShareReply) event { return event{Reply: r} }))
 	mux.HandleFunc("POST /v1/unshare", call(s, func(ctx context.Context, r nameRequest) (empty, error) {
 		return empty{}, n.Unshare(ctx, r.Name)
 	}))
@@ -107,6 +107,11 @@ func (s *Server) routes(n Node) http.Handler {
 	mux.HandleFunc("POST /v1/profile/put", call(s, func(ctx context.Context, r profileRequest) (Profile, error) {
 		return n.ProfilePut(ctx, r.Name, r.Data)
 	}))
+	mux.HandleFunc("POST /v1/image/inspect", call(s, func(ctx context.Context, r ImageRequest) (Image, error) { return n.ImageInspect(ctx, r) }))
+	mux.HandleFunc("POST /v1/image/push", call(s, func(ctx context.Context, r ImageRequest) (Image, error) { return n.ImagePush(ctx, r) }))
+	ofImage := func(i *Image) event { return event{Image: i} }
+	mux.HandleFunc("POST /v1/image/check", long(s, n.ImageCheck, ofImage))
+	mux.HandleFunc("POST /v1/image/index", long(s, n.ImageIndex, ofImage))
 	mux.HandleFunc("POST /v1/limits", call(s, func(ctx context.Context, r LimitsRequest) (Limits, error) { return n.Limits(ctx, r) }))
 	mux.HandleFunc("POST /v1/stop", call(s, func(ctx context.Context, r stopRequest) (stopReply, error) {
 		stopping, err := n.Stop(ctx, r.Idle)
@@ -141,10 +146,11 @@ type (
 	stopReply struct {
 		Stopping bool `json:"stopping"`
 	}
-	// event is one line of a streamed answer: exactly one field is set; Reply and Fault are the last line.
+	// event is one line of a streamed answer: exactly one field is set; all but Progress are the last line.
 	event struct {
 		Progress *Progress   `json:"progress,omitempty"`
 		Reply    *ShareReply `json:"reply,omitempty"`
+		Image    *Image      `json:"image,omitempty"`
 		Fault    *Fault      `json:"fault,omitempty"`
 	}
 )
@@ -204,10 +210,10 @@ func answer(w http.ResponseWriter, code int, v any) {
 // fail answers with an error. The HTTP status tells tools such as curl no more than that it is one.
 func fail(w http.ResponseWriter, err error) { answer(w, http.StatusUnprocessableEntity, FaultOf(err)) }
 
-// share streams progress as lines of JSON, the last of which is the reply.
-func (s *Server) share(n Node) http.HandlerFunc {
+// long wraps one method that takes long: it streams progress as lines of JSON, the last of which is the reply.
+func long[Q, A any](s *Server, f func(context.Context, Q, func(Progress)) (A, error), last func(*A) event) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		var q ShareRequest
+		var q Q
 		if err := decode(r.Body, &q); err != nil {
 			fail(w, err)
 			return
@@ -220,10 +226,10 @@ func (s *Server) share(n Node) http.HandlerFunc {
 				send.Encode(event{Fault: FaultOf(fmt.Errorf("BUG: the daemon panicked: %v: please report it", p))})
 			}
 		}()
-		var last time.Time
-		reply, err := n.Share(r.Context(), q, func(p Progress) {
-			if now := time.Now(); now.Sub(last) >= progressEvery {
-				last = now
+		var said time.Time
+		reply, err := f(r.Context(), q, func(p Progress) {
+			if now := time.Now(); now.Sub(said) >= progressEvery {
+				said = now
 				send.Encode(event{Progress: &p})
 				flush.Flush()
 			}
@@ -232,6 +238,6 @@ func (s *Server) share(n Node) http.HandlerFunc {
 			send.Encode(event{Fault: FaultOf(err)})
 			return
 		}
-		send.Encode(event{Reply: &reply})
+		send.Encode(last(&reply))
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/pantala/pantala/image/device"
 	"github.com/pantala/pantala/image/index"
 	"github.com/pantala/pantala/metainfo"
+	"github.com/pantala/pantala/origin/registry"
 	"github.com/pantala/pantala/tracker"
 )
 
@@ -44,6 +45,7 @@ type knownIndex struct {
 	Ref    string           `json:"ref"`    // of an image with the layer: where it was first read
 	Stored int64            `json:"stored"` // length of the layer's blob
 	DiffID string           `json:"diff_id,omitempty"`
+	Pushed bool             `json:"pushed,omitempty"` // the repository of Ref has it
 	peers  []netip.AddrPort // that may have it
 }
 
@@ -100,37 +102,52 @@ func (s *images) rememberIndex(l *layer, k knownIndex) {
 	}
 }
 
-// asked is what trackers know of an image: which indexes its layers have, and what is read first. They are asked once
-// for all of it.
+// asked is what others know of an image. They are asked once for all of it: trackers which indexes its layers have, and
+// what is read first; the registry which indexes somebody has signed.
 type asked struct {
-	done chan struct{}
+	done chan struct{} // closed when Found is there
 	tracker.Found
+	looked chan struct{} // closed when signed is there
+	signed map[blob.Hash]knownIndex
 }
 
-// ask asks the trackers about an image, and about those of its layers whose index is not known here.
-func (s *images) ask(image blob.Hash, layers []blob.Hash) *asked {
-	if s.records == nil {
-		return nobodyKnows()
+// ask asks about an image, and about those of its layers whose index is not known here.
+func (s *images) ask(img *registry.Image, layers []registry.Layer) *asked {
+	a := &asked{done: make(chan struct{}), looked: make(chan struct{})}
+	if len(s.keys) == 0 || len(layers) == 0 {
+		close(a.looked)
+	} else {
+		s.n.wg.Go(func() {
+			defer close(a.looked)
+			a.signed = s.askSigned(s.n.asking, img, layers)
+		})
 	}
-	a := &asked{done: make(chan struct{})}
-	if s.n.cfg.Strict {
-		layers = nil
+	if s.records == nil {
+		close(a.done)
+		return a
+	}
+	var unknown []blob.Hash
+	if !s.n.cfg.Strict {
+		for _, l := range layers {
+			unknown = append(unknown, l.Digest)
+		}
 	}
 	s.n.wg.Go(func() {
 		defer close(a.done)
-		found, err := s.records.Ask(s.n.asking, image, layers...)
+		found, err := s.records.Ask(s.n.asking, img.Manifest, unknown...)
 		if err != nil {
-			s.n.log.Info("no tracker says what it knows of an image", "image", image, "err", err)
+			s.n.log.Info("no tracker says what it knows of an image", "image", img.Manifest, "err", err)
 		}
 		a.Found = found
 	})
 	return a
 }
 
-// nobodyKnows is the answer of trackers that know nothing.
+// nobodyKnows is the answer of those who know nothing.
 func nobodyKnows() *asked {
-	a := &asked{done: make(chan struct{})}
+	a := &asked{done: make(chan struct{}), looked: make(chan struct{})}
 	close(a.done)
+	close(a.looked)
 	return a
 }
 
@@ -144,8 +161,8 @@ func (a *asked) indexes(ctx context.Context, layer blob.Hash) []tracker.IndexCla
 	}
 }
 
-// findIndex finds an index of the layer: one that is known here, one that others claim, one that the image itself
-// brings along. nil without an error: there is none.
+// findIndex finds an index of the layer: one that is known here, one that is signed, one that others claim, one that the
+// image itself brings along. nil without an error: there is none.
 func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, error) {
 	log := s.n.log.With("layer", l.desc.Digest)
 	if k, ok := s.knownIndexOf(l.desc.Digest); ok && !(s.n.cfg.Strict && k.Trust <= blob.Claimed) {
@@ -154,6 +171,15 @@ func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, e
 			return found, nil
 		}
 		log.Info("the index that was used last time is not here any more", "err", err)
+	}
+	if k, ok := a.signedIndex(ctx, l.desc.Digest); ok {
+		found, err := s.openIndex(ctx, l, k)
+		if err == nil {
+			found.known.Format = found.index.Format
+			s.rememberIndex(l, found.known)
+			return found, nil
+		}
+		log.Warn("an index that is signed cannot be used", "index", k.Digest, "err", err)
 	}
 	if found := s.tryClaims(ctx, l, a.indexes(ctx, l.desc.Digest)); found != nil {
 		return found, nil
@@ -239,7 +265,7 @@ func (s *images) openIndex(ctx context.Context, l *layer, k knownIndex) (_ *inde
 func (s *images) holdIndex(ctx context.Context, l *layer, k knownIndex, streamed string) (*live, error) {
 	m := k.link()
 	f := found{
-		id: m.ID(), geometry: blob.GeometryFor(k.Size), root: k.Root, digest: k.Digest, peers: k.peers, streamed: streamed,
+		id: m.ID(), geometry: blob.GeometryFor(k.Size), root: k.Root, digest: k.Digest, peers: k.peers, streamed: streamed, seed: s.pushedIndex(l, k),
 		meta: blockio.Meta{Source: m.Source(), Name: "index-" + l.desc.Digest.String()},
 	}
 	if err := f.geometry.Check(); err != nil {
@@ -257,7 +283,7 @@ func (s *images) holdIndex(ctx context.Context, l *layer, k knownIndex, streamed
 // sequential reads a blob from its start.
 type sequential struct {
 	ctx  context.Context
-	from *fetch.Blob
+	from blob.ReaderAt
 	at   int64
 }
 
@@ -274,28 +300,33 @@ func (r *sequential) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// buildIndex reads the whole layer as it arrives, decodes it into the file decoded, and makes its index, which it
-// tells the trackers.
-func (s *images) buildIndex(ctx context.Context, l *layer, decoded string) (_ *indexed, err error) {
+// buildIndex reads the whole layer as it arrives, decodes it into the file decoded, unless that is "", and makes its
+// index.
+func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, decoded string) (_ *indexed, err error) {
 	s.n.log.Info("nobody has an index of the layer: reading it whole", "layer", l.desc.Digest, "size", l.desc.Size)
 	d := l.desc
-	device.Remove(decoded) // whatever an earlier attempt left
-	out, err := os.OpenFile(decoded, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, control.Local(fmt.Errorf("decoded layers: %w", err))
+	o := build.Options{Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID}}
+	if decoded != "" {
+		device.Remove(decoded) // whatever an earlier attempt left
+		out, err := os.OpenFile(decoded, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, control.Local(fmt.Errorf("decoded layers: %w", err))
+		}
+		defer out.Close()
+		o.Decoded = out
 	}
-	defer out.Close()
 	scratch, err := os.CreateTemp(s.dir, "windows-")
 	if err != nil {
 		return nil, control.Local(fmt.Errorf("state directory: %w", err))
 	}
 	defer scratch.Close()
 	os.Remove(scratch.Name()) // it is ours alone, and goes when it is closed
-	built, err := build.Build(ctx, &sequential{ctx: ctx, from: l.stored.fetch}, build.Options{
-		Decoded: out, Scratch: scratch, Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID},
-	})
+	o.Scratch = scratch
+	built, err := build.Build(ctx, &sequential{ctx: ctx, from: from}, o)
 	if err != nil {
-		device.Remove(decoded)
+		if decoded != "" {
+			device.Remove(decoded)
+		}
 		return nil, err
 	}
 	s.n.learn(l.stored, d.Digest)

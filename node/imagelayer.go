@@ -101,7 +101,7 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 		return err
 	}
 	if found == nil {
-		if found, err = s.buildIndex(ctx, l, decoded); err != nil {
+		if found, err = s.buildIndex(ctx, l, l.stored.fetch, decoded); err != nil {
 			return err
 		}
 		l.built = true

@@ -15,6 +15,7 @@ import (
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/image/artifact"
 	"github.com/pantala/pantala/image/device"
 	"github.com/pantala/pantala/origin/registry"
 	"github.com/pantala/pantala/tracker"
@@ -35,6 +36,7 @@ type images struct {
 	decoders *device.Pool
 
 	records *tracker.Records // nil: no tracker
+	keys    artifact.Keys    // whose signatures of indexes are believed
 
 	mu      sync.Mutex
 	layers  map[blob.Hash]*layer // by digest of the stored blob
@@ -73,6 +75,9 @@ func (n *Node) newImages() (*images, error) {
 		dirs = []string{d}
 	}
 	var err error
+	if s.keys, err = readKeys(n.cfg.IndexKeys); err != nil {
+		return nil, err
+	}
 	s.registry, err = registry.New(registry.Options{
 		CACert: n.cfg.CACert, Insecure: n.cfg.PlainHTTP, CertsDir: n.cfg.CertsDir, ConfigDirs: dirs, Timeout: n.cfg.Timeout, Dir: filepath.Join(imagesDir(n.cfg.State), "manifests"), Log: n.log, UserAgent: "pantala/" + n.opts.Version,
 	})

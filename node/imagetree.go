@@ -103,13 +103,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 		return context.Cause(ctx)
 	}
 	layers := t.image.Layers[:t.depth]
-	var unknown []blob.Hash
-	for _, d := range layers {
-		if _, ok := s.knownIndexOf(d.Digest); !ok {
-			unknown = append(unknown, d.Digest)
-		}
-	}
-	a := s.ask(t.image.Manifest, unknown)
+	a := s.ask(t.image, s.unknown(layers))
 	var err error
 	if t.layers, err = s.acquireAll(ctx, t.image, layers, a); err != nil {
 		return err
@@ -140,6 +134,16 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	}
 	s.n.log.Info("image is readable", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
 	return nil
+}
+
+// unknown are those of layers whose index is not known here.
+func (s *images) unknown(layers []registry.Layer) (all []registry.Layer) {
+	for _, d := range layers {
+		if k, ok := s.knownIndexOf(d.Digest); !ok || s.n.cfg.Strict && k.Trust <= blob.Claimed {
+			all = append(all, d)
+		}
+	}
+	return all
 }
 
 // acquireAll acquires layers, all at the same time. The first that fails ends it; the others are given back when they

@@ -80,6 +80,7 @@ func addRegistries(flags *pflag.FlagSet) {
 	flags.String("plain-http", "", "registries that are spoken to without TLS, HOST[:PORT], separated by commas; those on this machine always are")
 	flags.String("certs-dir", "", "directories of hosts.toml files, with mirrors and certificates of registries, separated by colons (default /etc/containerd/certs.d:/etc/docker/certs.d)")
 	flags.String("docker-config", "", "directory of docker's config.json, with credentials (default $DOCKER_CONFIG, else ~/.docker)")
+	flags.String("index-keys", "", "files of public keys, separated by commas: indexes of layers that one of them has signed are taken from the registry")
 }
 
 // addDiscovery adds the flags that say where peers are looked for beside trackers, and how they are spoken with.
