@@ -147,6 +147,7 @@ func TestRefused(t *testing.T) {
 		{"negative size", "quota: -1", "", [2]string{}, []string{"size"}},
 		{"too little memory", "memory: 1000", "", [2]string{}, []string{"at least 1.0 MiB"}},
 		{"fill", "", "PANTALA_FILL=always", [2]string{}, []string{"PANTALA_FILL", "never, idle, eager"}},
+		{"keys", "index-keys: [a.pub, '']", "", [2]string{}, []string{"names no file"}},
 		{"bool", "strict: perhaps", "", [2]string{}, []string{"neither true nor false"}},
 		{"tracker", "", "", [2]string{"tracker", "ftp://a:1"}, []string{"flag --tracker", "http://HOST:PORT/announce"}},
 		{"log level", "log-level: loud", "", [2]string{}, []string{"debug, info"}},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,15 +83,18 @@ func path(to *string, v any) error {
 	return text(to, v)
 }
 
-// paths are files, as a list or separated by commas.
+// paths are files, as a list or separated by commas. They become absolute: a daemon runs elsewhere than its command.
 func paths(to *[]string, v any) error {
 	all, err := list(v)
 	if err != nil {
 		return err
 	}
-	for _, s := range all {
+	for i, s := range all {
 		if s == "" || strings.ContainsRune(s, 0) {
 			return fmt.Errorf("%v names no file", v)
+		}
+		if all[i], err = filepath.Abs(s); err != nil {
+			return err
 		}
 	}
 	*to = all

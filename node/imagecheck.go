@@ -29,13 +29,13 @@ type looked struct {
 
 // look finds out what an image is. The caller calls done when it needs it no longer.
 func (n *Node) look(ctx context.Context, r control.ImageRequest) (_ context.Context, _ *looked, done func(), err error) {
-	ctx, done, err = n.begin(ctx)
+	ctx, end, err := n.begin(ctx)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	defer func() {
 		if err != nil {
-			done()
+			end()
 		}
 	}()
 	if err := n.expect(r.Expect); err != nil {
@@ -54,7 +54,7 @@ func (n *Node) look(ctx context.Context, r control.ImageRequest) (_ context.Cont
 	for _, d := range img.Layers {
 		k.reply.Layers = append(k.reply.Layers, s.described(d))
 	}
-	return ctx, k, done, nil
+	return ctx, k, end, nil
 }
 
 // platformOf is what the image's configuration says it runs on.

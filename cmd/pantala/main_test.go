@@ -73,6 +73,7 @@ func TestScripts(t *testing.T) {
 		}
 	})
 	digest := sha256.Sum256(body)
+	good, broken := images(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
@@ -80,6 +81,9 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("ORIGIN", origin.URL)
 			e.Setenv("TRACKER", trackers.URL+"/announce")
+			e.Setenv("IMAGE", good)
+			e.Setenv("BROKEN", broken)
+			e.Setenv("NOWHERE", strings.Replace(good, ":good", ":nowhere", 1))
 			e.Setenv("TAKEN", strings.TrimPrefix(origin.URL, "http://"))
 			e.Setenv("DIGEST", fmt.Sprintf("sha256:%x", digest))
 			e.Setenv("PANTALA_STATE", filepath.Join(e.WorkDir, "state"))

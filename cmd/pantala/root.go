@@ -71,7 +71,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.mountCommand(), a.umountCommand(), a.getCommand(), a.shareCommand(),
 		a.daemonCommand(), a.trackerCommand(), a.limitsCommand(), a.setupCommand(),
-		a.statusCommand(), a.cacheCommand(), a.profileCommand(), a.doctorCommand(), a.versionCommand(),
+		a.statusCommand(), a.cacheCommand(), a.imageCommand(), a.profileCommand(), a.doctorCommand(), a.versionCommand(),
 		a.keepFuseCommand(),
 	)
 	root.InitDefaultHelpCmd()
