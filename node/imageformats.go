@@ -27,38 +27,56 @@ var formats = []format{
 	{zstdchunked.Pinned, zstdchunked.Parse},
 }
 
-// ownIndex makes an index of the table that the layer brings along; nil without an error: it brings none that the image
-// vouches for.
+// ownIndex makes an index of the table that the layer, or its image, brings along; nil without an error: there is none
+// that the image vouches for.
 func (s *images) ownIndex(ctx context.Context, l *layer) (*indexed, error) {
 	for _, f := range formats {
 		if !f.pinned(l.desc.Annotations) {
 			continue
 		}
-		bounded, cancel := context.WithTimeout(ctx, s.n.cfg.Timeout)
-		facts, entries, spans, windows, err := f.parse(blob.WithClass(bounded, blob.Read), l.stored.fetch, l.desc.Annotations)
-		cancel()
-		switch {
-		case errors.Is(err, index.ErrFormat): // the digest of a decoded table is pinned alike in both formats
-			continue
-		case errors.Is(err, blob.ErrCorrupt), errors.Is(err, blob.ErrInvalid), errors.Is(err, blob.ErrNotFound):
-			// It is still a layer like any other, and whoever reads all of it can check it by its own digest.
-			s.n.log.Warn("the table of contents of a layer cannot be used: it is read whole", "layer", l.desc.Digest, "err", err)
-			return nil, nil
-		case err != nil:
-			return nil, err
-		}
-		facts.Layer, facts.DiffID = l.desc.Digest, l.desc.DiffID
-		table := new(index.Entries)
-		for _, e := range entries {
-			if err := table.Add(e); err != nil {
-				return nil, fmt.Errorf("table of contents: %w", err)
-			}
-		}
-		return s.adoptIndex(ctx, l, facts.Format, blob.Pinned, func(w io.Writer) (int64, error) {
-			return index.Encode(w, facts, table, spans, windows)
+		x, err := s.tableIndex(ctx, l, func(ctx context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {
+			return f.parse(ctx, l.stored.fetch, l.desc.Annotations)
 		})
+		if errors.Is(err, index.ErrFormat) { // the digest of a decoded table is pinned alike in both formats
+			continue
+		}
+		return x, err
 	}
-	return nil, nil
+	x, err := s.tableIndex(ctx, l, func(ctx context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {
+		return s.parseSoci(ctx, l)
+	})
+	if errors.Is(err, index.ErrFormat) {
+		return nil, nil
+	}
+	return x, err
+}
+
+// tableIndex makes an index of what parse finds; nil without an error: it cannot be used. index.ErrFormat: there is
+// nothing to find.
+func (s *images) tableIndex(ctx context.Context, l *layer, parse func(context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error)) (*indexed, error) {
+	bounded, cancel := context.WithTimeout(ctx, s.n.cfg.Timeout)
+	facts, entries, spans, windows, err := parse(blob.WithClass(bounded, blob.Read))
+	cancel()
+	switch {
+	case errors.Is(err, index.ErrFormat):
+		return nil, err
+	case errors.Is(err, blob.ErrCorrupt), errors.Is(err, blob.ErrInvalid), errors.Is(err, blob.ErrNotFound):
+		// It is still a layer like any other, and whoever reads all of it can check it by its own digest.
+		s.n.log.Warn("the table of contents of a layer cannot be used: it is read whole", "layer", l.desc.Digest, "err", err)
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	facts.Layer, facts.DiffID = l.desc.Digest, l.desc.DiffID
+	table := new(index.Entries)
+	for _, e := range entries {
+		if err := table.Add(e); err != nil {
+			return nil, fmt.Errorf("table of contents: %w", err)
+		}
+	}
+	return s.adoptIndex(ctx, l, facts.Format, blob.Pinned, func(w io.Writer) (int64, error) {
+		return index.Encode(w, facts, table, spans, windows)
+	})
 }
 
 // adoptIndex keeps an index that was made here, opens it, and remembers it.

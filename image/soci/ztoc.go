@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// maxZtoc is the longest ztoc that is read, in bytes. With the spans of 4 MiB that its builder makes unless told
+	// MaxZtoc is the longest ztoc that is read, in bytes. With the spans of 4 MiB that its builder makes unless told
 	// otherwise this is enough for a layer of 16 GiB, decoded, and a million members.
-	maxZtoc = 256 << 20
+	MaxZtoc = 256 << 20
 	// maxMembers bounds memory.
 	maxMembers = 1 << 20
 
@@ -38,8 +38,8 @@ func Parse(ctx context.Context, ztoc blob.ReaderAt, pin blob.Hash, layer int64) 
 	none := func(err error) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {
 		return index.Facts{}, nil, nil, nil, err
 	}
-	if ztoc.Size() > maxZtoc {
-		return none(fmt.Errorf("%w: SOCI: a ztoc of %d bytes; no more than %d are read", blob.ErrInvalid, ztoc.Size(), maxZtoc))
+	if ztoc.Size() > MaxZtoc {
+		return none(fmt.Errorf("%w: SOCI: a ztoc of %d bytes; no more than %d are read", blob.ErrInvalid, ztoc.Size(), MaxZtoc))
 	}
 	b := make([]byte, ztoc.Size())
 	if err := ztoc.ReadAt(ctx, b, 0); err != nil {
