@@ -2,9 +2,9 @@ package node
 
 import (
 	"context"
-	"os"
 	"time"
 
+	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/image/profile"
 )
@@ -34,12 +34,19 @@ func (s *images) learnOrder(t *rootfs, a *asked) {
 	r := profile.NewRecorder(spans)
 	for i, l := range t.layers {
 		l.record(t, r.OnTouch(i))
+		// A device tells of each span once in its life, and the kernel reads complete layers itself.
+		if st := l.device.Stats(); st.Reads+st.Waits > 0 || !l.served {
+			r.Blind(i)
+		}
 	}
 	t.work.Go(func() {
 		r.Wait(t.ctx) // it ends when the tree does, if not before
 		r.End()
-		for _, l := range t.layers {
+		for i, l := range t.layers {
 			l.record(t, nil)
+			if l.device.Complete() {
+				r.Blind(i)
+			}
 		}
 		s.keepProfile(t, r.Profile())
 	})
@@ -59,11 +66,6 @@ func (s *images) learnOrder(t *rootfs, a *asked) {
 	})
 }
 
-// profilePath is where the profile of an image is kept.
-func (s *images) profilePath(t *rootfs) (string, error) {
-	return s.path("profiles", t.image.Manifest.String())
-}
-
 // profileOf is the profile of the trackers, else what was recorded here the last time; nil: there is none.
 func (s *images) profileOf(t *rootfs, a *asked) *profile.Profile {
 	select {
@@ -74,19 +76,7 @@ func (s *images) profileOf(t *rootfs, a *asked) *profile.Profile {
 	if p, err := profile.Parse(a.Profile); err == nil && len(p.Touches) > 0 {
 		return p
 	}
-	path, err := s.profilePath(t)
-	if err != nil {
-		return nil
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil
-	}
-	p, err := profile.Parse(raw)
-	if err != nil {
-		s.n.log.Warn("what was recorded of an image cannot be read", "path", path, "err", err)
-		return nil
-	}
+	p, _ := s.n.profiles.get(t.image.Manifest)
 	return p
 }
 
@@ -96,21 +86,21 @@ func (s *images) keepProfile(t *rootfs, p *profile.Profile) {
 	if len(p.Touches) < fewest || t.depth != len(t.image.Layers) {
 		return
 	}
-	raw := p.Append(nil)
-	path, err := s.profilePath(t)
-	if err == nil {
-		err = replace(path, raw)
-	}
-	if err != nil {
+	if err := s.n.profiles.add(t.image.Manifest, t.image.Ref.String(), p); err != nil {
 		s.n.log.Warn("a profile is not kept", "image", t.image.Ref, "err", err)
 	}
+	s.reportProfile(t.image.Manifest, p)
+}
+
+// reportProfile gives a profile to the trackers.
+func (s *images) reportProfile(image blob.Hash, p *profile.Profile) {
 	if s.records == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.n.ctx, s.n.cfg.Timeout)
 	defer cancel()
-	if err := s.records.ReportProfile(ctx, t.image.Manifest, raw); err != nil {
-		s.n.log.Info("no tracker took the profile of an image", "image", t.image.Ref, "err", err)
+	if err := s.records.ReportProfile(ctx, image, p.Append(nil)); err != nil {
+		s.n.log.Info("no tracker took the profile of an image", "image", image, "err", err)
 	}
 }
 

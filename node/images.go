@@ -59,7 +59,6 @@ type images struct {
 //	trees/       metadata of merged trees
 //	devices/     the FUSE mount that serves incomplete layers
 //	mnt/         the mounted trees
-//	profiles/    what was read first of an image
 //	snapshots/   of containerd
 //	rw/          what was written to images mounted with --rw
 func imagesDir(state string) string { return filepath.Join(state, "images") }

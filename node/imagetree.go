@@ -268,7 +268,5 @@ func (s *images) freeTree(t *rootfs) {
 	if path, err := s.path("trees", t.key.String()+".erofs"); err == nil {
 		os.Remove(path)
 	}
-	if path, err := s.profilePath(t); err == nil {
-		os.Remove(path)
-	}
+	s.n.profiles.remove(t.image.Manifest)
 }

@@ -113,6 +113,9 @@ func (p *Profiles) get(image blob.Hash) (*profile.Profile, bool) {
 	return k.merged(), true
 }
 
+// remove forgets an image.
+func (p *Profiles) remove(image blob.Hash) { os.Remove(p.path(image)) }
+
 func (k *kept) merged() *profile.Profile {
 	var all []*profile.Profile
 	for _, b := range k.Starts {
@@ -315,7 +318,19 @@ func (n *Node) ProfileGet(ctx context.Context, image string) (control.Profile, e
 	return n.profiles.ProfileGet(ctx, image)
 }
 
-// ProfilePut implements control.Profiles.
+// ProfilePut implements control.Profiles. A node can ask registries which image is meant, and tells trackers.
 func (n *Node) ProfilePut(ctx context.Context, image string, data []byte) (control.Profile, error) {
-	return n.profiles.ProfilePut(ctx, image, data)
+	s, err := n.imageDoor()
+	if err != nil {
+		return control.Profile{}, err
+	}
+	p := Profiles{dir: n.profiles.dir, imported: s.reportProfile}
+	p.resolve = func(ctx context.Context, ref string) (blob.Hash, error) {
+		img, _, err := s.resolve(ctx, ref, "", control.Options{})
+		if err != nil {
+			return blob.Hash{}, err
+		}
+		return img.Manifest, nil
+	}
+	return p.ProfilePut(ctx, image, data)
 }

@@ -105,11 +105,11 @@ func (r *Recorder) end() {
 	}
 }
 
-// Blind says that from now on not all reads of a layer are seen: it is complete, and the kernel reads its file itself.
+// Blind says that not all reads of a layer are, or were, seen: it is complete, and the kernel reads its file itself.
 func (r *Recorder) Blind(layer int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if layer < 0 || layer >= len(r.layers) || r.over.Load() {
+	if layer < 0 || layer >= len(r.layers) {
 		return
 	}
 	if at, there := slices.BinarySearch(r.blind, uint16(layer)); !there {

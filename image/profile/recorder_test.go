@@ -31,8 +31,8 @@ func TestRecorder(t *testing.T) {
 	}
 	r.End()
 	r.Touch(0, 50)
-	r.Blind(1)
-	if p := r.Profile(); !slices.Equal(p.Touches, want) || len(p.Blind) != 2 {
+	r.Blind(1) // it may have become so before the end
+	if p := r.Profile(); !slices.Equal(p.Touches, want) || len(p.Blind) != 3 {
 		t.Errorf("after the end: %v", p)
 	}
 	if err := r.Wait(context.Background()); err != nil {
