@@ -179,18 +179,32 @@ func (s *images) hold(i snapshotter.Image, t *rootfs) {
 	}
 }
 
-// free removes what is kept of a layer, unless somebody uses it.
+// free removes what is kept of a layer that no tree needs: at once, or when whoever is still opening it has given it
+// back, unless somebody has wanted it anew by then.
 func (s *images) free(d registry.Layer) {
 	s.mu.Lock()
 	l := s.layers[d.Digest]
-	used := l != nil && l.refs > 0
-	s.mu.Unlock()
-	if used {
-		return
-	}
 	if l != nil {
-		<-l.gone
+		l.doomed = !s.wanted(d.Digest)
 	}
+	s.mu.Unlock()
+	if l == nil {
+		s.erase(d)
+	}
+}
+
+// wanted reports whether a tree that somebody has is made of a layer. Needs mu.
+func (s *images) wanted(digest blob.Hash) bool {
+	for _, t := range s.trees {
+		if t.refs > 0 && slices.ContainsFunc(t.image.Layers[:t.depth], func(l registry.Layer) bool { return l.Digest == digest }) {
+			return true
+		}
+	}
+	return false
+}
+
+// erase removes what is kept of a layer that nobody uses.
+func (s *images) erase(d registry.Layer) {
 	path, err := s.path("decoded", d.Digest.String())
 	if err == nil {
 		err = device.Remove(path)

@@ -27,9 +27,14 @@ import (
 type layer struct {
 	image *registry.Image // of whoever opened it; says where the registry has it
 	desc  registry.Layer
-	refs  int // guarded by images.mu
 	ready chan struct{}
 	gone  chan struct{}
+	ctx   context.Context // ends when nobody wants it any more
+	stop  context.CancelFunc
+
+	// Guarded by images.mu.
+	refs   int
+	doomed bool // what is kept of it goes with the last who uses it
 
 	// Constant after ready.
 	err     error
@@ -62,15 +67,17 @@ func (s *images) acquire(ctx context.Context, img *registry.Image, d registry.La
 		first := l == nil
 		if first {
 			l = &layer{image: img, desc: d, ready: make(chan struct{}), gone: make(chan struct{})}
+			l.ctx, l.stop = context.WithCancel(s.n.asking)
 			s.layers[d.Digest] = l
 		}
 		l.refs++
+		l.doomed = false
 		s.mu.Unlock()
 		if first {
 			// Others may wait for it, too: whoever came first does not take it with him when he goes.
 			s.n.wg.Go(func() {
 				defer close(l.ready)
-				l.err = s.open(s.n.asking, l, a)
+				l.err = s.open(l.ctx, l, a)
 			})
 		}
 		select {
@@ -233,10 +240,16 @@ func (s *images) releaseLayer(l *layer) {
 	if !last {
 		return
 	}
+	l.stop()
 	s.n.wg.Go(func() {
 		<-l.ready
 		s.closeLayer(l)
 		s.mu.Lock()
+		if l.doomed && !s.closing {
+			s.mu.Unlock()
+			s.erase(l.desc) // before anybody can open it again
+			s.mu.Lock()
+		}
 		delete(s.layers, l.desc.Digest)
 		s.mu.Unlock()
 		close(l.gone)

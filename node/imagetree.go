@@ -70,7 +70,7 @@ func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int
 		first := t == nil
 		if first {
 			t = &rootfs{key: key, image: img, depth: depth, ready: make(chan struct{}), gone: make(chan struct{})}
-			t.ctx, t.cancel = context.WithCancel(s.n.ctx)
+			t.ctx, t.cancel = context.WithCancel(s.n.asking)
 			s.trees[key] = t
 		}
 		t.refs++
@@ -78,7 +78,7 @@ func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int
 		if first {
 			s.n.wg.Go(func() {
 				defer close(t.ready)
-				t.err = s.openTree(s.n.asking, t)
+				t.err = s.openTree(t.ctx, t)
 			})
 		}
 		select {
@@ -226,6 +226,7 @@ func (s *images) releaseTree(t *rootfs) {
 	if !last {
 		return
 	}
+	t.cancel()
 	s.n.wg.Go(func() {
 		<-t.ready
 		if err := s.closeTree(context.WithoutCancel(s.n.ctx), t); err != nil {
