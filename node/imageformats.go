@@ -34,7 +34,7 @@ func (s *images) ownIndex(ctx context.Context, l *layer) (*indexed, error) {
 		if !f.pinned(l.desc.Annotations) {
 			continue
 		}
-		x, err := s.tableIndex(ctx, l, func(ctx context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {
+		x, err := s.tableIndex(ctx, l, blob.Pinned, func(ctx context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {
 			return f.parse(ctx, l.stored.fetch, l.desc.Annotations)
 		})
 		if errors.Is(err, index.ErrFormat) { // the digest of a decoded table is pinned alike in both formats
@@ -42,7 +42,7 @@ func (s *images) ownIndex(ctx context.Context, l *layer) (*indexed, error) {
 		}
 		return x, err
 	}
-	x, err := s.tableIndex(ctx, l, func(ctx context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {
+	x, err := s.tableIndex(ctx, l, blob.Pinned, func(ctx context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {
 		return s.parseSoci(ctx, l)
 	})
 	if errors.Is(err, index.ErrFormat) {
@@ -53,7 +53,7 @@ func (s *images) ownIndex(ctx context.Context, l *layer) (*indexed, error) {
 
 // tableIndex makes an index of what parse finds; nil without an error: it cannot be used. index.ErrFormat: there is
 // nothing to find.
-func (s *images) tableIndex(ctx context.Context, l *layer, parse func(context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error)) (*indexed, error) {
+func (s *images) tableIndex(ctx context.Context, l *layer, trust blob.Trust, parse func(context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error)) (*indexed, error) {
 	bounded, cancel := context.WithTimeout(ctx, s.n.cfg.Timeout)
 	facts, entries, spans, windows, err := parse(blob.WithClass(bounded, blob.Read))
 	cancel()
@@ -74,7 +74,7 @@ func (s *images) tableIndex(ctx context.Context, l *layer, parse func(context.Co
 			return nil, fmt.Errorf("table of contents: %w", err)
 		}
 	}
-	return s.adoptIndex(ctx, l, facts.Format, blob.Pinned, func(w io.Writer) (int64, error) {
+	return s.adoptIndex(ctx, l, facts.Format, trust, func(w io.Writer) (int64, error) {
 		return index.Encode(w, facts, table, spans, windows)
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/pantala/pantala/blob"
@@ -18,6 +19,7 @@ import (
 	"github.com/pantala/pantala/image/build"
 	"github.com/pantala/pantala/image/device"
 	"github.com/pantala/pantala/image/index"
+	"github.com/pantala/pantala/image/soci"
 	"github.com/pantala/pantala/metainfo"
 	"github.com/pantala/pantala/origin/registry"
 	"github.com/pantala/pantala/tracker"
@@ -109,12 +111,16 @@ type asked struct {
 	tracker.Found
 	looked chan struct{} // closed when signed is there
 	signed map[blob.Hash]knownIndex
+	soci   func() map[blob.Hash]soci.Ztoc // looked up when it is first called; nil: nobody can be asked
 }
 
 // ask asks about an image, and about those of its layers whose index is not known here.
 func (s *images) ask(img *registry.Image, layers []registry.Layer) *asked {
 	a := &asked{done: make(chan struct{}), looked: make(chan struct{})}
-	if len(s.keys) == 0 || len(layers) == 0 {
+	if !img.Stale { // a registry that does not answer is not asked again
+		a.soci = sync.OnceValue(func() map[blob.Hash]soci.Ztoc { return s.askSoci(s.n.asking, img) })
+	}
+	if len(s.keys) == 0 || len(layers) == 0 || img.Stale {
 		close(a.looked)
 	} else {
 		s.n.wg.Go(func() {
@@ -162,7 +168,7 @@ func (a *asked) indexes(ctx context.Context, layer blob.Hash) []tracker.IndexCla
 }
 
 // findIndex finds an index of the layer: one that is known here, one that is signed, one that others claim, one that the
-// image itself brings along. nil without an error: there is none.
+// image itself brings along, one that the registry has beside it. nil without an error: there is none.
 func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, error) {
 	log := s.n.log.With("layer", l.desc.Digest)
 	if k, ok := s.knownIndexOf(l.desc.Digest); ok && !(s.n.cfg.Strict && k.Trust <= blob.Claimed) {
@@ -190,7 +196,10 @@ func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return s.ownIndex(ctx, l)
+	if found, err := s.ownIndex(ctx, l); found != nil || err != nil {
+		return found, err
+	}
+	return s.claimedSoci(ctx, l, a)
 }
 
 // tryClaims opens the first of several claimed indexes that can be opened; nil: none can.
