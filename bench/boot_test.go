@@ -143,7 +143,7 @@ func (r *bootRace) run(v imagestest.Version, how, rate string, rtt time.Duration
 		c1.Boot("pantala", ref, args...)
 		c2, ref := node("--fill", "never")
 		c2.Boot("pantala", ref, args...)
-		profiles := filepath.Join(c2.Node.State, "images", "profiles")
+		profiles := filepath.Join(c2.Node.State, "profiles")
 		r.w.Until(limit, "the second machine has kept in which order it read", func() bool {
 			found, _ := os.ReadDir(profiles)
 			return len(found) > 0
