@@ -132,6 +132,9 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 		l.path = decoded
 		return nil
 	}
+	if !s.kernel {
+		return nil // files are read from the device, not through it
+	}
 	mount, err := s.deviceMount(ctx)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/fs/erofs"
 	"github.com/pantala/pantala/origin/registry"
 )
 
@@ -23,7 +24,9 @@ type imageMount struct {
 	request control.MountRequest
 	source  string // for status
 	tree    *rootfs
-	rw      string // directory of what is written; "": read-only
+	rw      string       // directory of what is written; "": read-only
+	served  *fs.Mounted  // the mount, where the kernel has none of the tree that could be shown; else nil
+	image   *erofs.Image // what served reads
 
 	// Guarded by images.mu.
 	state string // "mounting", "ready"
@@ -42,8 +45,8 @@ func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply co
 		return reply, fmt.Errorf("%w: an image is a directory: leave out --as-file", blob.ErrInvalid)
 	case r.Digest != "":
 		return reply, fmt.Errorf("%w: an image is asked for by digest in its name: oci://HOST/NAME@sha256:…", blob.ErrInvalid)
-	case os.Geteuid() != 0:
-		return reply, control.Local(errors.New("mounting an image needs root: run pantala as root"))
+	case os.Geteuid() != 0 && r.ReadWrite:
+		return reply, control.Local(errors.New("--rw needs root, which may mount an overlay: leave it out, or run pantala as root"))
 	}
 	s, err := n.imageDoor()
 	if err != nil {
@@ -58,14 +61,14 @@ func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply co
 			s.forget(m)
 		}
 	}()
-	if err := fs.CheckDir(r.Dir, false, n.cfg.State); err != nil {
-		return reply, control.Local(err)
+	if reply.Warnings, err = n.prepareDir(r); err != nil {
+		return reply, err
 	}
 	img, warnings, err := s.resolve(ctx, r.Source, r.Platform, r.Options)
 	if err != nil {
 		return reply, err
 	}
-	reply.Warnings = warnings
+	reply.Warnings = append(reply.Warnings, warnings...)
 	if m.tree, err = s.acquireTree(ctx, img, len(img.Layers)); err != nil {
 		return reply, err
 	}
@@ -84,7 +87,11 @@ func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply co
 }
 
 // show makes the tree visible at the directory.
-func (m *imageMount) show(ctx context.Context) error {
+func (m *imageMount) show(ctx context.Context) (err error) {
+	if m.tree.dir == "" {
+		m.served, m.image, err = m.s.serve(ctx, m.tree, m.request.Dir)
+		return err
+	}
 	if !m.request.ReadWrite {
 		return bindReadOnly(m.tree.dir, m.request.Dir)
 	}
@@ -110,9 +117,19 @@ func (m *imageMount) show(ctx context.Context) error {
 func (m *imageMount) close(ctx context.Context, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, unmountWait)
 	defer cancel()
-	err := unmountDir(ctx, m.request.Dir)
-	if err != nil && force {
-		err = detachDir(m.request.Dir)
+	var err error
+	switch {
+	case m.served != nil && force:
+		err = m.s.unserve(ctx, m.served, m.image)
+	case m.served != nil:
+		if err = m.served.Unmount(ctx); err == nil {
+			err = m.image.Close()
+		}
+	default:
+		err = unmountDir(ctx, m.request.Dir)
+		if err != nil && force {
+			err = detachDir(m.request.Dir)
+		}
 	}
 	if err != nil {
 		return control.Local(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/fs/erofs"
 	"github.com/pantala/pantala/image/artifact"
 	"github.com/pantala/pantala/image/device"
 	"github.com/pantala/pantala/origin/registry"
@@ -34,6 +35,7 @@ type images struct {
 	dir      string // of everything below
 	registry *registry.Client
 	decoders *device.Pool
+	kernel   bool // the kernel mounts trees by itself; else each file of them is served by this process
 
 	records *tracker.Records // nil: no tracker
 	keys    artifact.Keys    // whose signatures of indexes are believed
@@ -84,6 +86,11 @@ func (n *Node) newImages() (*images, error) {
 		return nil, err
 	}
 	s.decoders = device.NewPool(device.PoolOptions{})
+	if can := erofs.Probe(n.asking); can.Files == nil {
+		s.kernel = true
+	} else {
+		n.log.Info("the kernel cannot mount EROFS out of files: images are served name by name, which is slower", "why", can.Files)
+	}
 	if len(n.cfg.Trackers) > 0 {
 		addr := n.swarm.Addr()
 		s.records = tracker.NewRecords(tracker.RecordsOptions{Trackers: n.cfg.Trackers, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr), Log: n.log})

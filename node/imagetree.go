@@ -12,6 +12,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/fs"
 	"github.com/pantala/pantala/fs/erofs"
 	"github.com/pantala/pantala/image/tree"
 	"github.com/pantala/pantala/origin/registry"
@@ -30,7 +31,10 @@ type rootfs struct {
 	// Constant after ready.
 	err    error
 	layers []*layer
-	dir    string // where it is mounted
+	dir    string       // where it is mounted; "": nowhere
+	meta   string       // path of its metadata
+	served *fs.Mounted  // the mount, where the kernel cannot mount it by itself; else nil
+	tree   *erofs.Image // what served reads
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -113,6 +117,10 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	if err != nil {
 		return err
 	}
+	t.meta = meta
+	if os.Geteuid() != 0 {
+		return nil // who wants to see it mounts it for himself
+	}
 	if t.dir, err = s.path("mnt", t.key.String()[:32]); err != nil {
 		return err
 	}
@@ -122,6 +130,12 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	var devices []string
 	for _, l := range t.layers {
 		devices = append(devices, l.path)
+	}
+	if !s.kernel {
+		if t.served, t.tree, err = s.serve(ctx, t, t.dir); err != nil {
+			t.dir = ""
+		}
+		return err
 	}
 	if mounted(t.dir) { // by an earlier process, over the same layers
 		s.n.log.Info("image is still mounted", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
@@ -144,6 +158,37 @@ func (s *images) unknown(layers []registry.Layer) (all []registry.Layer) {
 		}
 	}
 	return all
+}
+
+// serve mounts a tree at dir whose every file this process answers for: for users who may not, and kernels that cannot,
+// mount EROFS.
+func (s *images) serve(ctx context.Context, t *rootfs, dir string) (*fs.Mounted, *erofs.Image, error) {
+	img, err := erofs.OpenFile(t.meta)
+	if err != nil {
+		return nil, nil, control.Local(err)
+	}
+	devices := make([]fs.Blob, len(t.layers))
+	for i, l := range t.layers {
+		devices[i] = l.device
+	}
+	m, err := fs.MountImage(ctx, dir, img, devices, fs.Options{AllowOther: s.n.cfg.AllowOther, Log: s.n.log, FSName: t.image.Ref.String()})
+	if err != nil {
+		img.Close()
+		return nil, nil, control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
+	}
+	return m, img, nil
+}
+
+// unserve unmounts what serve has mounted, in use or not.
+func (s *images) unserve(ctx context.Context, m *fs.Mounted, img *erofs.Image) error {
+	ctx, cancel := context.WithTimeout(ctx, unmountWait)
+	defer cancel()
+	err := m.Unmount(ctx)
+	if err != nil {
+		err = errors.Join(err, m.Detach(context.WithoutCancel(ctx)), m.Abort())
+	}
+	<-m.Done()
+	return errors.Join(err, img.Close())
 }
 
 // acquireAll acquires layers, all at the same time. The first that fails ends it; the others are given back when they
@@ -240,7 +285,10 @@ func (s *images) closeTree(ctx context.Context, t *rootfs) error {
 	t.cancel()
 	t.work.Wait()
 	var err error
-	if t.dir != "" {
+	switch {
+	case t.served != nil:
+		err = s.unserve(ctx, t.served, t.tree)
+	case t.dir != "":
 		ctx, cancel := context.WithTimeout(ctx, unmountWait)
 		defer cancel()
 		if err = unmountDir(ctx, t.dir); err != nil {

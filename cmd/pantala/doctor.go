@@ -21,6 +21,7 @@ import (
 	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
+	"github.com/pantala/pantala/fs/erofs"
 	"github.com/pantala/pantala/tracker"
 )
 
@@ -85,7 +86,7 @@ func (a *app) printChecks(checks []check, asJSON bool) error {
 
 // examine runs all checks, the most basic first.
 func examine(ctx context.Context, c config.Config) []check {
-	checks := append(checkFuse(), checkKernel(), checkState(c), checkDisk(c), checkDaemon(ctx, c), checkPort(ctx, c))
+	checks := append(checkFuse(), checkKernel(), checkImages(ctx), checkState(c), checkDisk(c), checkDaemon(ctx, c), checkPort(ctx, c))
 	if len(c.Trackers) == 0 {
 		return append(checks, check{"tracker", "ok", "none configured: blobs are fetched from their origin and named peers only", ""})
 	}
@@ -147,6 +148,22 @@ func existing(path string) string {
 		}
 		path = filepath.Dir(path)
 	}
+}
+
+// checkImages tells how container images are mounted here: by the kernel (EROFS over files, Linux 6.12), or name by name
+// through this process.
+func checkImages(ctx context.Context) check {
+	if os.Geteuid() != 0 {
+		return check{"images", "warn", "not root: images are served name by name, and belong to you", "run the daemon as root to have the kernel mount them, and for containerd"}
+	}
+	erofs, devices := erofs.Probe(ctx), fs.ProbeDevices(ctx)
+	switch {
+	case erofs.Files != nil:
+		return check{"images", "warn", fmt.Sprintf("the kernel cannot mount EROFS out of files (%v): images are served name by name", erofs.Files), "use Linux 6.12 or later with EROFS, and modprobe erofs"}
+	case devices.Handover != nil:
+		return check{"images", "warn", fmt.Sprintf("the kernel mounts images; they do not survive the daemon (%v)", devices.Handover), "use Linux 6.9 or later"}
+	}
+	return check{"images", "ok", "the kernel mounts images (EROFS over files), which survive the daemon", ""}
 }
 
 // Magic numbers of file systems (statfs(2)) that cannot back a passthrough file: the kernel refuses files
