@@ -116,7 +116,6 @@ func serveLayer() int {
 type layer struct {
 	dir, index, stored, decoded, meta string
 	size                              int64 // of the large file
-	small                             int
 	smallBytes                        int64
 }
 

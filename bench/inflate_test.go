@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -33,10 +32,11 @@ func goTar(b *testing.B) []byte {
 	if os.Getenv("BENCH_SIZE") != "" {
 		most = size(b)
 	}
-	root := runtime.GOROOT() //nolint:staticcheck // the one that runs this, whatever PATH says
-	if out, err := exec.Command("go", "env", "GOROOT").Output(); root == "" && err == nil {
-		root = strings.TrimSpace(string(out))
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		b.Fatal(err)
 	}
+	root := strings.TrimSpace(string(out))
 	var all bytes.Buffer
 	w := tar.NewWriter(&all)
 	for _, dir := range []string{"bin", "pkg", "src"} { // fs.WalkDir goes in the order of names

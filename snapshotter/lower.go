@@ -168,19 +168,6 @@ func (w *lowers) dropUnused(dir string) {
 	}
 }
 
-// all are the lazy snapshots that hold a tree.
-func (w *lowers) all() map[string]lazy {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	m := map[string]lazy{}
-	for id, l := range w.snaps {
-		if l.lower != "" {
-			m[id] = l
-		}
-	}
-	return m
-}
-
 // raise mounts the tree that a chain ends in, if it is lazy, and lets the lazy snapshot hold it.
 func (s *Snapshotter) raise(ctx context.Context, c *chain) error {
 	if c.id == "" {
