@@ -197,7 +197,7 @@ func (n *Node) ImageCheck(ctx context.Context, r control.ImageRequest, progress 
 // check reads a layer whole, and holds its digests and its index against it.
 func (k *looked) check(ctx context.Context, i int, tell func(int)) error {
 	l, s := k.private(i), k.s
-	if err := s.openStored(ctx, l); err != nil {
+	if err := s.openStored(ctx, l, control.Options{}); err != nil {
 		return err
 	}
 	defer func() {

@@ -40,7 +40,7 @@ func (d door) Prepare(ctx context.Context, i snapshotter.Image) ([]string, error
 	forgets := s.forgets[i.Manifest]
 	s.mu.Unlock()
 	s.n.wg.Go(func() { // Lower, which is asked for next, tells of an error
-		t, err := s.acquireTree(s.n.asking, img, len(img.Layers))
+		t, err := s.acquireTree(s.n.asking, img, len(img.Layers), control.Options{})
 		if err == nil {
 			s.hold(i, t)
 		}
@@ -60,7 +60,7 @@ func (d door) Lower(ctx context.Context, i snapshotter.Image, depth int) (string
 	if err != nil {
 		return "", err
 	}
-	t, err := d.s.acquireTree(ctx, img, depth)
+	t, err := d.s.acquireTree(ctx, img, depth, control.Options{})
 	if err != nil {
 		return "", err
 	}

@@ -109,9 +109,10 @@ func (s *images) rememberIndex(l *layer, k knownIndex) {
 type asked struct {
 	done chan struct{} // closed when Found is there
 	tracker.Found
-	looked chan struct{} // closed when signed is there
-	signed map[blob.Hash]knownIndex
-	soci   func() map[blob.Hash]soci.Ztoc // looked up when it is first called; nil: nobody can be asked
+	looked  chan struct{} // closed when signed is there
+	signed  map[blob.Hash]knownIndex
+	options control.Options                // how layers are fetched that are opened with it
+	soci    func() map[blob.Hash]soci.Ztoc // looked up when it is first called; nil: nobody can be asked
 }
 
 // ask asks about an image, and about those of its layers whose index is not known here.
@@ -331,10 +332,17 @@ func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, d
 	defer scratch.Close()
 	os.Remove(scratch.Name()) // it is ours alone, and goes when it is closed
 	o.Scratch = scratch
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	l.refuse.Store(&refuse)
+	defer l.refuse.Store(nil)
 	built, err := build.Build(ctx, &sequential{ctx: ctx, from: from}, o)
 	if err != nil {
 		if decoded != "" {
 			device.Remove(decoded)
+		}
+		if why := context.Cause(ctx); errors.Is(why, blob.ErrCorrupt) {
+			return nil, why
 		}
 		return nil, err
 	}

@@ -46,6 +46,8 @@ type layer struct {
 	path    string // of the device, as EROFS opens it
 	built   bool   // its index was built here, now
 
+	refuse atomic.Pointer[context.CancelCauseFunc] // ends whoever reads all of it, see verdict
+
 	touched atomic.Pointer[map[*rootfs]func(span uint32)] // who wants to know which spans are read
 	mu      sync.Mutex                                    // guards changes of touched
 }
@@ -96,7 +98,7 @@ func (s *images) acquire(ctx context.Context, img *registry.Image, d registry.La
 
 // open makes a layer readable: stored blob, index, device.
 func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
-	if err := s.openStored(ctx, l); err != nil {
+	if err := s.openStored(ctx, l, a.options); err != nil {
 		return err
 	}
 	found, err := s.findIndex(ctx, l, a)
@@ -192,22 +194,48 @@ func (s *images) adopted(digest blob.Hash) bool {
 }
 
 // openStored opens the blob of the layer as the registry has it.
-func (s *images) openStored(ctx context.Context, l *layer) error {
+func (s *images) openStored(ctx context.Context, l *layer, asked control.Options) error {
 	d, img := l.desc, l.image
 	f := found{
 		id: blob.DigestID(d.Digest), geometry: blob.GeometryFor(d.Size), digest: d.Digest,
 		meta: blockio.Meta{Source: img.Ref.Repository() + "@sha256:" + d.Digest.String(), Name: d.Digest.String(), Digest: "sha256:" + d.Digest.String()},
-		seed: func(*live) fetch.Origin { return s.registry.Layer(s.n.ctx, img.Ref, d) },
+		seed: func(*live) fetch.Origin { return verdict{s.registry.Layer(s.n.ctx, img.Ref, d), l} },
 	}
 	if err := f.geometry.Check(); err != nil {
 		return err
 	}
-	o := control.Options{Fill: fetch.FillNever.String()} // the device completes it, see fill
+	o := control.Options{ // the device completes it, see fill
+		Fill: fetch.FillNever.String(), Timeout: asked.Timeout, Hard: asked.Hard, Tenant: asked.Tenant, LimitRate: asked.LimitRate,
+	}
 	w, err := s.n.want(f.meta.Source, o, f)
 	if err != nil {
 		return err
 	}
 	l.stored, _, err = s.n.hold(ctx, f, w)
+	return err
+}
+
+// verdict is the layer as the registry has it. That none of its servers has bytes which fit the manifest is no reason to
+// ask again and again, as long as nobody else is known to have any: it ends whoever reads the layer whole.
+type verdict struct {
+	*registry.Blob
+	l *layer
+}
+
+// Fetch implements blob.Source.
+func (v verdict) Fetch(ctx context.Context, r blob.Run, into blob.Sink) error {
+	return v.pass(v.Blob.Fetch(ctx, r, into))
+}
+
+// Stream implements fetch.Origin.
+func (v verdict) Stream(ctx context.Context, w func(p []byte) error) error {
+	return v.pass(v.Blob.Stream(ctx, w))
+}
+
+func (v verdict) pass(err error) error {
+	if refuse := v.l.refuse.Load(); refuse != nil && errors.Is(err, blob.ErrCorrupt) {
+		(*refuse)(err)
+	}
 	return err
 }
 
@@ -268,7 +296,15 @@ func (s *images) closeLayer(l *layer) {
 	mount, closing := s.devices, s.closing
 	s.mu.Unlock()
 	if l.served && mount != nil {
-		if err := mount.Remove(l.desc.Digest.String()); err != nil {
+		err := mount.Remove(l.desc.Digest.String())
+		// What reads it has been unmounted. Reads that the kernel had begun by then end when their time is over.
+		for end := time.Now().Add(l.stored.patience.timeout + unmountWait); errors.Is(err, fs.ErrBusy) && !closing && time.Now().Before(end); {
+			err = mount.Remove(l.desc.Digest.String())
+			s.mu.Lock()
+			closing = s.closing
+			s.mu.Unlock()
+		}
+		if err != nil {
 			s.n.log.Warn("a layer stays", "layer", l.desc.Digest, "err", err)
 			if errors.Is(err, fs.ErrBusy) && !closing {
 				return

@@ -69,7 +69,7 @@ func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply co
 		return reply, err
 	}
 	reply.Warnings = append(reply.Warnings, warnings...)
-	if m.tree, err = s.acquireTree(ctx, img, len(img.Layers)); err != nil {
+	if m.tree, err = s.acquireTree(ctx, img, len(img.Layers), r.Options); err != nil {
 		return reply, err
 	}
 	if err := m.show(ctx); err != nil {

@@ -31,7 +31,7 @@ func (n *Node) ImageIndex(ctx context.Context, r control.ImageRequest, progress 
 // makeIndex sees to it that a layer has an index that is here as a whole. own: one that others only claim will not do.
 func (k *looked) makeIndex(ctx context.Context, i int, own bool, tell func(int)) error {
 	l, s := k.private(i), k.s
-	if err := s.openStored(ctx, l); err != nil {
+	if err := s.openStored(ctx, l, control.Options{}); err != nil {
 		return err
 	}
 	defer s.n.release(l.stored)

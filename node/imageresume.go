@@ -267,7 +267,7 @@ func (s *images) restoreOne(ctx context.Context, r mountRecord) error {
 	}
 	img, _, err := s.resolve(ctx, r.Source, r.Platform, control.Options{})
 	if err == nil {
-		m.tree, err = s.acquireTree(ctx, img, len(img.Layers))
+		m.tree, err = s.acquireTree(ctx, img, len(img.Layers), control.Options{})
 	}
 	if err != nil {
 		s.forget(m)

@@ -21,12 +21,13 @@ import (
 // rootfs is the merged tree of the first layers of an image, mounted below the state directory. Whoever wants to see
 // it binds it, or puts an overlay on it.
 type rootfs struct {
-	key   blob.Hash
-	image *registry.Image // of whoever opened it
-	depth int
-	refs  int // guarded by images.mu
-	ready chan struct{}
-	gone  chan struct{}
+	key     blob.Hash
+	image   *registry.Image // of whoever opened it
+	depth   int
+	options control.Options // of whoever opened it: how its layers are fetched
+	refs    int             // guarded by images.mu
+	ready   chan struct{}
+	gone    chan struct{}
 
 	// Constant after ready.
 	err    error
@@ -54,7 +55,7 @@ func treeKey(img *registry.Image, depth int) blob.Hash {
 }
 
 // acquireTree returns a tree that is mounted. The caller ends with releaseTree.
-func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int) (*rootfs, error) {
+func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int, o control.Options) (*rootfs, error) {
 	if depth < 1 || depth > len(img.Layers) {
 		return nil, fmt.Errorf("%w: %s has %d layers, and %d of them are asked for", blob.ErrInvalid, img.Ref, len(img.Layers), depth)
 	}
@@ -73,7 +74,7 @@ func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int
 		}
 		first := t == nil
 		if first {
-			t = &rootfs{key: key, image: img, depth: depth, ready: make(chan struct{}), gone: make(chan struct{})}
+			t = &rootfs{key: key, image: img, depth: depth, options: o, ready: make(chan struct{}), gone: make(chan struct{})}
 			t.ctx, t.cancel = context.WithCancel(s.n.asking)
 			s.trees[key] = t
 		}
@@ -108,6 +109,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	}
 	layers := t.image.Layers[:t.depth]
 	a := s.ask(t.image, s.unknown(layers))
+	a.options = t.options
 	var err error
 	if t.layers, err = s.acquireAll(ctx, t.image, layers, a); err != nil {
 		return err
