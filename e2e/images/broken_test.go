@@ -46,21 +46,21 @@ func bomb() imagestest.Layer {
 	return imagestest.Layer{Stored: b.Bytes(), MediaType: imagestest.Gzip().MediaType, DiffID: id.Digest()}
 }
 
-// broken are images that are broken, or meant to do harm. code is that of a command, says what it must say; layer: it
-// names that of the second layer. The first one is below.
+// broken are images that are broken, or meant to do harm: code is that of a command, says is what it must say. Their
+// first layer is below.
 func broken(below imagestest.Layer) []brokenImage {
 	noise, _ := imagestest.Noise(600<<10, 7)
 	var all []brokenImage
 	layer := func(name string, code int, damage func(l *imagestest.Layer), says ...string) {
 		l := imagestest.Gzip(imagestest.Entry{Name: name, Body: noise}, imagestest.Entry{Name: "text", Body: strings.Repeat(name, 10_000)})
 		damage(&l)
-		all = append(all, brokenImage{name: name, code: code, image: imagestest.New(below, l), says: append(says, l.Descriptor().Digest.String())})
+		all = append(all, brokenImage{name: name, code: code, layer: true, image: imagestest.New(below, l), says: append(says, l.Descriptor().Digest.String())})
 	}
 	manifest := func(name string, code int, edit func(b []byte, l imagestest.Layer) []byte, says ...string) {
 		l := imagestest.Gzip(imagestest.Entry{Name: name, Body: noise})
 		i := imagestest.New(below, l)
 		i.Manifest = edit(i.Manifest, l)
-		all = append(all, brokenImage{name: name, code: code, image: i, says: says})
+		all = append(all, brokenImage{name: name, code: code, layer: code == 6, image: i, says: says})
 	}
 	layer("corrupt", 6, func(l *imagestest.Layer) { l.Stored[len(l.Stored)/2] ^= 0xff }, "corrupt")
 	layer("truncated", 6, func(l *imagestest.Layer) { l.Stored = l.Stored[:len(l.Stored)/2] }, "corrupt")
@@ -95,6 +95,7 @@ func slicesOf(one []byte, n int) (all [][]byte) {
 type brokenImage struct {
 	name  string
 	code  int
+	layer bool // it shows when a layer is read
 	image imagestest.Image
 	says  []string
 }
