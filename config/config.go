@@ -37,11 +37,13 @@ type Config struct {
 	Tenants       map[string]Rates
 	Classes       map[string]Rates // by blob.Class
 
-	Snapshotter  string   // path of the socket on which containerd's snapshotter is served; "": none
-	CertsDir     string   // directories of hosts.toml files, by registry, separated by colons; "": those of containerd and docker
-	PlainHTTP    []string // HOST[:PORT] of registries that are spoken to without TLS; those on this machine always are
-	DockerConfig string   // directory of docker's config.json; "": as docker finds it
-	IndexKeys    []string // files of public keys whose signatures of indexes in registries are believed; none: no such index is used
+	Snapshotter   string   // path of the socket on which containerd's snapshotter is served; "": none
+	CertsDir      string   // directories of hosts.toml files, by registry, separated by colons; "": those of containerd and docker
+	PlainHTTP     []string // HOST[:PORT] of registries that are spoken to without TLS; those on this machine always are
+	MaxLayerSize  int64    // bytes that a layer may have uncompressed; 0: what image/build says
+	MaxLayerRatio int64    // uncompressed bytes for each compressed one; 0: the same
+	DockerConfig  string   // directory of docker's config.json; "": as docker finds it
+	IndexKeys     []string // files of public keys whose signatures of indexes in registries are believed; none: no such index is used
 
 	AllowOther  bool // other users may read the mounts
 	Passthrough bool // complete blobs are read through the kernel's FUSE passthrough

@@ -39,6 +39,8 @@ var keys = []key{
 	{"listen", func(c *Config, v any) error { return address(&c.Listen, v) }},
 	{"log-level", func(c *Config, v any) error { return level(&c.LogLevel, v) }},
 	{"lsd", func(c *Config, v any) error { return switched(&c.LSD, v) }},
+	{"max-layer-ratio", func(c *Config, v any) error { return size(&c.MaxLayerRatio, v, 1) }},
+	{"max-layer-size", func(c *Config, v any) error { return size(&c.MaxLayerSize, v, 1) }},
 	{"memory", func(c *Config, v any) error { return size(&c.Memory, v, 1<<20) }},
 	{"origin-limit", func(c *Config, v any) error { return size(&c.OriginLimit, v, 0) }},
 	{"passthrough", func(c *Config, v any) error { return boolean(&c.Passthrough, v) }},

@@ -315,7 +315,7 @@ func (r *sequential) Read(p []byte) (int, error) {
 func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, decoded string) (_ *indexed, err error) {
 	s.n.log.Info("nobody has an index of the layer: reading it whole", "layer", l.desc.Digest, "size", l.desc.Size)
 	d := l.desc
-	o := build.Options{Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID}}
+	o := build.Options{MaxSize: s.n.cfg.MaxLayerSize, MaxRatio: s.n.cfg.MaxLayerRatio, Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID}}
 	if decoded != "" {
 		device.Remove(decoded) // whatever an earlier attempt left
 		out, err := os.OpenFile(decoded, os.O_RDWR|os.O_CREATE, 0o600)
