@@ -2,7 +2,7 @@
 # at the end, after an error, and after Ctrl-C whatever was started or mounted in it. Nodes keep their state in
 # $work/NODE and are mounted at $work/mnt-NODE.
 work=$(mktemp -d "${TMPDIR:-/tmp}/pantala-demo.XXXXXX")
-pids=() readers=() # what this script started itself: by setsid, so that Ctrl-C reaches this script alone
+pids=() readers=() attended='' # what this script started itself: by setsid, so that Ctrl-C reaches this script alone
 nodes=(a b)
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold='' dim='' plain=''; fi
@@ -24,6 +24,24 @@ end() { # PID: asks, then insists
 	gone "$1" 5 || kill -KILL "$1" 2>/dev/null || true
 }
 
+attend() { # SECONDS COMMAND…: runs it for no longer than that; unlike a command in the foreground it does not hold up Ctrl-C
+	local status=0
+	setsid timeout -k 5 "$@" &
+	attended=$!
+	wait "$attended" || status=$?
+	attended=''
+	return "$status"
+}
+
+strays() { # processes that name something in our folder: daemons, and holders of their mounts, whose start was interrupted
+	local p arg
+	for p in /proc/[0-9]*; do
+		while IFS= read -r -d '' arg; do
+			case "$arg" in *"$work"/*) echo "${p#/proc/}"; break ;; esac
+		done 2>/dev/null <"$p/cmdline"
+	done 2>/dev/null
+}
+
 end_node() { # unmounts, and stops the daemon that mount has started
 	local pid
 	timeout -k 2 8 "$PANTALA" umount --state "$work/$1" --force "$work/mnt-$1" >/dev/null 2>&1
@@ -37,7 +55,7 @@ cleanup() {
 	trap - EXIT
 	set +e
 	printf '\n%sCleaning up …%s' "$dim" "$plain"
-	for pid in "${readers[@]}"; do end "$pid"; done # a mount that is being read from is busy
+	for pid in $attended "${readers[@]}"; do end "$pid"; done # a mount that is being read from is busy
 	local ends=()
 	for n in "${nodes[@]}"; do
 		[ -d "$work/$n" ] || continue
@@ -50,13 +68,17 @@ cleanup() {
 		case "$at" in "$work"/*) umount -l "$at" 2>/dev/null || fusermount3 -uz "$at" 2>/dev/null ;; esac
 	done </proc/self/mountinfo
 	for pid in "${pids[@]}"; do end "$pid"; done 2>/dev/null
+	for pid in $(strays); do end "$pid"; done
 	if [ "$status" != 0 ] && [ "$status" != 130 ]; then
 		printf '\n'
 		for n in "$work"/*.log "$work"/*/daemon.log; do
 			[ -s "$n" ] && [ "${n##*/}" != access.log ] && { echo "--- end of ${n#"$work"/}:"; tail -n 15 "$n"; } >&2
 		done
 	fi
-	rm -rf --one-file-system "$work"
+	if ! rm -rf --one-file-system "$work"; then
+		printf '\ndemo: something of %s could not be removed\n' "$work" >&2
+		exit $((status ? status : 1))
+	fi
 	printf '%s done: nothing is mounted, nothing runs, %s is gone.%s\n' "$dim" "$work" "$plain"
 	exit "$status"
 }

@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 SIZE_MIB=${SIZE_MIB:-256}
 RATE_MIB=${RATE_MIB:-24}
 case "$SIZE_MIB$RATE_MIB" in *[!0-9]* | '') echo "demo: SIZE_MIB and RATE_MIB are whole numbers" >&2; exit 2 ;; esac
-PANTALA=$PWD/bin/pantala
-ORIGIN=$PWD/bin/demo-origin
+PANTALA=${PANTALA:-$PWD/bin/pantala}
+ORIGIN=${ORIGIN:-$PWD/bin/demo-origin}
 
 bash tools/prereq.sh fuse || exit 1
 . tools/demo-parts.sh
@@ -78,7 +78,7 @@ show "pantala tracker --listen 127.0.0.1:0        # $tracker"
 for n in "${nodes[@]}"; do
 	mkdir "$work/mnt-$n"
 	start=$(now)
-	timeout -k 5 60 "$PANTALA" mount --state "$work/$n" --listen 127.0.0.1:0 --tracker "$tracker" --fill never "$url" "$work/mnt-$n" >/dev/null ||
+	attend 60 "$PANTALA" mount --state "$work/$n" --listen 127.0.0.1:0 --tracker "$tracker" --fill never "$url" "$work/mnt-$n" >/dev/null ||
 		fail "node $n cannot mount"
 	show "pantala mount --state …/$n --tracker … $url …/mnt-$n        # $(since "$start") s"
 done
