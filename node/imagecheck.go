@@ -49,7 +49,7 @@ func (n *Node) look(ctx context.Context, r control.ImageRequest) (_ context.Cont
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	k := &looked{s: s, image: img, asked: s.ask(img, s.unknown(img.Layers))}
+	k := &looked{s: s, image: img, asked: s.ask(img, img.Layers, control.Options{})}
 	k.reply = control.Image{Ref: img.Ref.String(), Manifest: "sha256:" + img.Manifest.String(), Platform: platformOf(img), Warnings: warnings}
 	for _, d := range img.Layers {
 		k.reply.Layers = append(k.reply.Layers, s.described(d))
@@ -225,12 +225,19 @@ func (k *looked) check(ctx context.Context, i int, tell func(int)) error {
 	if found.index.DiffID.IsZero() {
 		found.index.DiffID = l.desc.DiffID
 	}
-	if err := build.Check(ctx, found.index, stored, found.file.fetch); err != nil {
+	all, err := build.Check(ctx, found.index, stored, found.file.fetch)
+	if err != nil {
 		if errors.Is(err, blob.ErrCorrupt) {
 			s.n.log.Error("a layer and what is known of it differ", "layer", l.desc.Digest, "index", found.known.Digest, "err", err)
 		}
 		return err
 	}
 	s.n.learn(l.stored, l.desc.Digest)
+	if all && found.known.Trust <= blob.Claimed {
+		// All that it says was compared with the layer's own bytes: it needs nobody's word any more.
+		found.known.Trust = blob.Built
+		s.rememberIndex(l, found.known)
+		k.tell(i, found.known, true, found)
+	}
 	return nil
 }

@@ -112,12 +112,17 @@ type asked struct {
 	looked  chan struct{} // closed when signed is there
 	signed  map[blob.Hash]knownIndex
 	options control.Options                // how layers are fetched that are opened with it
+	strict  bool                           // no index will do that others only claim
 	soci    func() map[blob.Hash]soci.Ztoc // looked up when it is first called; nil: nobody can be asked
 }
 
-// ask asks about an image, and about those of its layers whose index is not known here.
-func (s *images) ask(img *registry.Image, layers []registry.Layer) *asked {
-	a := &asked{done: make(chan struct{}), looked: make(chan struct{})}
+// strict reports whether a request believes no index that others only claim.
+func (s *images) strict(o control.Options) bool { return s.n.cfg.Strict || o.Strict }
+
+// ask asks about an image, and about those of its first layers whose index is not known here.
+func (s *images) ask(img *registry.Image, first []registry.Layer, o control.Options) *asked {
+	a := &asked{done: make(chan struct{}), looked: make(chan struct{}), options: o, strict: s.strict(o)}
+	layers := s.unknown(first, a.strict)
 	if !img.Stale { // a registry that does not answer is not asked again
 		a.soci = sync.OnceValue(func() map[blob.Hash]soci.Ztoc { return s.askSoci(s.n.asking, img) })
 	}
@@ -134,7 +139,7 @@ func (s *images) ask(img *registry.Image, layers []registry.Layer) *asked {
 		return a
 	}
 	var unknown []blob.Hash
-	if !s.n.cfg.Strict {
+	if !a.strict {
 		for _, l := range layers {
 			unknown = append(unknown, l.Digest)
 		}
@@ -151,8 +156,8 @@ func (s *images) ask(img *registry.Image, layers []registry.Layer) *asked {
 }
 
 // nobodyKnows is the answer of those who know nothing.
-func nobodyKnows() *asked {
-	a := &asked{done: make(chan struct{}), looked: make(chan struct{})}
+func (s *images) nobodyKnows() *asked {
+	a := &asked{done: make(chan struct{}), looked: make(chan struct{}), strict: s.n.cfg.Strict}
 	close(a.done)
 	close(a.looked)
 	return a
@@ -172,7 +177,7 @@ func (a *asked) indexes(ctx context.Context, layer blob.Hash) []tracker.IndexCla
 // image itself brings along, one that the registry has beside it. nil without an error: there is none.
 func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, error) {
 	log := s.n.log.With("layer", l.desc.Digest)
-	if k, ok := s.knownIndexOf(l.desc.Digest); ok && !(s.n.cfg.Strict && k.Trust <= blob.Claimed) {
+	if k, ok := s.knownIndexOf(l.desc.Digest); ok && !(a.strict && k.Trust <= blob.Claimed) {
 		found, err := s.openIndex(ctx, l, k)
 		if err == nil {
 			return found, nil
@@ -191,8 +196,10 @@ func (s *images) findIndex(ctx context.Context, l *layer, a *asked) (*indexed, e
 	if found := s.tryClaims(ctx, l, a.indexes(ctx, l.desc.Digest)); found != nil {
 		return found, nil
 	}
-	if found := s.tryClaims(ctx, l, s.askPeers(ctx, l)); found != nil {
-		return found, nil
+	if !a.strict {
+		if found := s.tryClaims(ctx, l, s.askPeers(ctx, l)); found != nil {
+			return found, nil
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -228,7 +235,7 @@ func (s *images) askPeers(ctx context.Context, l *layer) []tracker.IndexClaim {
 	for _, j := range l.stored.joined() {
 		any = any || len(j.torrent.Peers()) > 0
 	}
-	if !any || s.n.cfg.Strict {
+	if !any {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, talkWait)
@@ -290,6 +297,25 @@ func (s *images) holdIndex(ctx context.Context, l *layer, k knownIndex, streamed
 	return file, err
 }
 
+// redecode forgets what was decoded of a layer by another index than the one it has now: it may lie elsewhere, and its
+// spans were held against that one's digests.
+func (s *images) redecode(l *layer, before, now knownIndex) error {
+	if before.Digest.IsZero() || before.Digest == now.Digest {
+		return nil
+	}
+	s.mu.Lock()
+	open := s.layers[l.desc.Digest]
+	s.mu.Unlock()
+	if open != nil && open != l || s.adopted(l.desc.Digest) {
+		return nil // it is being read
+	}
+	path, err := s.path("decoded", l.desc.Digest.String())
+	if err == nil {
+		err = control.Local(device.Remove(path))
+	}
+	return err
+}
+
 // sequential reads a blob from its start.
 type sequential struct {
 	ctx  context.Context
@@ -347,7 +373,12 @@ func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, d
 		return nil, err
 	}
 	s.n.learn(l.stored, d.Digest)
-	return s.adoptIndex(ctx, l, built.Format, blob.Built, built.Encode)
+	before, _ := s.knownIndexOf(d.Digest)
+	x, err := s.adoptIndex(ctx, l, built.Format, blob.Built, built.Encode)
+	if err == nil && decoded == "" {
+		err = s.redecode(l, before, x.known)
+	}
+	return x, err
 }
 
 // writeIndex writes an index to a file, which whoever opens it takes over.

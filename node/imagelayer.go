@@ -40,6 +40,7 @@ type layer struct {
 	err     error
 	stored  *live        // the compressed blob
 	index   *index.Index // nil: err is set
+	known   knownIndex   // who vouches for it
 	windows *live        // the blob of the index
 	device  *device.Device
 	served  bool   // the device is a file of the FUSE mount
@@ -92,8 +93,26 @@ func (s *images) acquire(ctx context.Context, img *registry.Image, d registry.La
 			s.releaseLayer(l)
 			return nil, fmt.Errorf("layer sha256:%v: %w", d.Digest, l.err)
 		}
+		if a.strict {
+			if err := s.strictly(l); err != nil {
+				s.releaseLayer(l)
+				return nil, err
+			}
+		}
 		return l, nil
 	}
+}
+
+// strictly refuses a layer that is open already, at the word of those who only claim.
+func (s *images) strictly(l *layer) error {
+	trust := l.known.Trust
+	if k, ok := s.knownIndexOf(l.desc.Digest); ok && k.Digest == l.known.Digest {
+		trust = k.Trust // it may have been checked since
+	}
+	if trust > blob.Claimed {
+		return nil
+	}
+	return fmt.Errorf("layer sha256:%v: %w: it is already in use with an index that others only claim, which --strict does not believe: unmount the images that have it first, or hold it against the layer with pantala image check", l.desc.Digest, blob.ErrInvalid)
 }
 
 // open makes a layer readable: stored blob, index, device.
@@ -101,6 +120,7 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 	if err := s.openStored(ctx, l, a.options); err != nil {
 		return err
 	}
+	before, _ := s.knownIndexOf(l.desc.Digest)
 	found, err := s.findIndex(ctx, l, a)
 	if err != nil {
 		return err
@@ -115,7 +135,12 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 		}
 		l.built = true
 	}
-	l.index, l.windows = found.index, found.file
+	l.index, l.windows, l.known = found.index, found.file, found.known
+	if !l.built {
+		if err := s.redecode(l, before, l.known); err != nil {
+			return err
+		}
+	}
 	for p, h := range l.index.Roots {
 		trust := min(found.known.Trust, blob.Pinned)
 		if err := l.stored.store.SetRoot(uint32(p), h, trust); err != nil && !errors.Is(err, blob.ErrCorrupt) {
@@ -205,7 +230,7 @@ func (s *images) openStored(ctx context.Context, l *layer, asked control.Options
 		return err
 	}
 	o := control.Options{ // the device completes it, see fill
-		Fill: fetch.FillNever.String(), Timeout: asked.Timeout, Hard: asked.Hard, Tenant: asked.Tenant, LimitRate: asked.LimitRate,
+		Fill: fetch.FillNever.String(), Timeout: asked.Timeout, Hard: asked.Hard, Strict: asked.Strict, Tenant: asked.Tenant, LimitRate: asked.LimitRate,
 	}
 	w, err := s.n.want(f.meta.Source, o, f)
 	if err != nil {

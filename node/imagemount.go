@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,9 @@ func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply co
 	case os.Geteuid() != 0 && r.ReadWrite:
 		return reply, control.Local(errors.New("--rw needs root, which may mount an overlay: leave it out, or run pantala as root"))
 	}
+	if err := n.imageOptions(r.Options); err != nil {
+		return reply, err
+	}
 	s, err := n.imageDoor()
 	if err != nil {
 		return reply, err
@@ -84,6 +88,29 @@ func (n *Node) mountImage(ctx context.Context, r control.MountRequest) (reply co
 	st := m.status()
 	reply.ID, reply.Path, reply.Size, reply.Present = st.ID, r.Dir, st.Size, st.Present
 	return reply, nil
+}
+
+// imageOptions refuses what is not said of one mount where registries are concerned, because layers are shared by all
+// images that have them.
+func (n *Node) imageOptions(o control.Options) error {
+	if _, err := n.fillOf(o); err != nil {
+		return err
+	}
+	own := n.cfg.CACert
+	if own != "" {
+		own, _ = filepath.Abs(own)
+	}
+	switch {
+	case len(o.Header) > 0:
+		return fmt.Errorf("%w: -H is not for images: log in to the registry (docker login, podman login), or write the header into its hosts.toml", blob.ErrInvalid)
+	case len(o.Mirrors) > 0:
+		return fmt.Errorf("%w: --mirror is not for images: write mirrors of a registry into its hosts.toml", blob.ErrInvalid)
+	case o.CACert != "" && o.CACert != own:
+		return fmt.Errorf("%w: the daemon was started without this --cacert, and all images share what it trusts: unmount everything first, or write ca = %q into the registry's hosts.toml", blob.ErrInvalid, o.CACert)
+	case len(o.Trackers) > 0 && !slices.Equal(o.Trackers, n.cfg.Trackers):
+		return fmt.Errorf("%w: the daemon was started with other trackers, and images ask those: unmount everything first, or leave out --tracker", blob.ErrInvalid)
+	}
+	return nil
 }
 
 // show makes the tree visible at the directory.
@@ -172,7 +199,10 @@ func (s *images) forget(m *imageMount) {
 
 // status is one line of mounts.
 func (m *imageMount) status() control.Mount {
-	out := control.Mount{Source: m.source, Dir: m.request.Dir, Name: m.tree.image.Ref.String(), State: "ready", Fill: m.s.n.cfg.Fill}
+	out := control.Mount{Source: m.source, Dir: m.request.Dir, Name: m.tree.image.Ref.String(), State: "ready"}
+	if fill, err := m.s.n.fillOf(m.tree.options); err == nil {
+		out.Fill = fill.String()
+	}
 	out.ID = "sha256:" + m.tree.image.Manifest.String()
 	out.Digest = out.ID
 	out.Complete = true

@@ -57,7 +57,8 @@ func (s *images) learnOrder(t *rootfs, a *asked) {
 			st := f.Stats()
 			s.n.log.Info("fetched ahead what is read first", "image", t.image.Ref, "spans", st.Came, "bytes", st.Bytes, "starts", p.Starts, "err", err)
 		}
-		if s.n.cfg.Fill == fetch.FillNever.String() || s.n.cfg.Fill == fetch.FillIdle.String() && !t.calm() {
+		fill, err := s.n.fillOf(t.options)
+		if err != nil || fill == fetch.FillNever || fill == fetch.FillIdle && !t.calm() {
 			return
 		}
 		if err := f.Fill(t.ctx); err == nil {

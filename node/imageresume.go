@@ -111,7 +111,7 @@ func (s *images) adoptOne(ctx context.Context, a fs.Adopted) error {
 		return err
 	}
 	desc := registry.Layer{Digest: digest, Size: k.Stored, DiffID: k.diffID()}
-	l, err := s.acquire(ctx, &registry.Image{Ref: ref}, desc, nobodyKnows())
+	l, err := s.acquire(ctx, &registry.Image{Ref: ref}, desc, s.nobodyKnows())
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func (s *images) sociTables(ctx context.Context, img *registry.Image, index blob
 // claimedSoci makes an index of the ztoc that the registry has for the layer, of either version, when the image names
 // none: what whoever may write to the repository claims. nil without an error: there is none.
 func (s *images) claimedSoci(ctx context.Context, l *layer, a *asked) (*indexed, error) {
-	if _, pinned := sociPin(l.image.ManifestBytes); pinned || s.n.cfg.Strict || a.soci == nil {
+	if _, pinned := sociPin(l.image.ManifestBytes); pinned || a.strict || a.soci == nil {
 		return nil, nil
 	}
 	x, err := s.tableIndex(ctx, l, blob.Claimed, func(ctx context.Context) (index.Facts, []index.Entry, []index.Span, [][]byte, error) {

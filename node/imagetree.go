@@ -92,9 +92,15 @@ func (s *images) acquireTree(ctx context.Context, img *registry.Image, depth int
 			s.releaseTree(t)
 			return nil, context.Cause(ctx)
 		}
-		if t.err != nil {
+		err := t.err
+		for _, l := range t.layers {
+			if err == nil && s.strict(o) {
+				err = s.strictly(l)
+			}
+		}
+		if err != nil {
 			s.releaseTree(t)
-			return nil, t.err
+			return nil, err
 		}
 		return t, nil
 	}
@@ -108,8 +114,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 		return context.Cause(ctx)
 	}
 	layers := t.image.Layers[:t.depth]
-	a := s.ask(t.image, s.unknown(layers))
-	a.options = t.options
+	a := s.ask(t.image, layers, t.options)
 	var err error
 	if t.layers, err = s.acquireAll(ctx, t.image, layers, a); err != nil {
 		return err
@@ -153,9 +158,9 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 }
 
 // unknown are those of layers whose index is not known here.
-func (s *images) unknown(layers []registry.Layer) (all []registry.Layer) {
+func (s *images) unknown(layers []registry.Layer, strict bool) (all []registry.Layer) {
 	for _, d := range layers {
-		if k, ok := s.knownIndexOf(d.Digest); !ok || s.n.cfg.Strict && k.Trust <= blob.Claimed {
+		if k, ok := s.knownIndexOf(d.Digest); !ok || strict && k.Trust <= blob.Claimed {
 			all = append(all, d)
 		}
 	}
@@ -233,7 +238,12 @@ func (s *images) acquireAll(ctx context.Context, img *registry.Image, descs []re
 
 // writeTree merges the layers and writes the metadata, unless an earlier one did.
 func (s *images) writeTree(t *rootfs) (string, error) {
-	path, err := s.path("trees", t.key.String()+".erofs")
+	// Of the same layers another index may say something else.
+	h := sha256.New()
+	for _, l := range t.layers {
+		h.Write(l.known.Digest[:])
+	}
+	path, err := s.path("trees", fmt.Sprintf("%v-%x.erofs", t.key, h.Sum(nil)[:8]))
 	if err != nil {
 		return "", err
 	}
@@ -316,7 +326,8 @@ func (s *images) giveBack(t *rootfs) {
 
 // freeTree removes what is kept of a tree that is not mounted any more.
 func (s *images) freeTree(t *rootfs) {
-	if path, err := s.path("trees", t.key.String()+".erofs"); err == nil {
+	all, _ := filepath.Glob(filepath.Join(s.dir, "trees", t.key.String()+"-*.erofs"))
+	for _, path := range all {
 		os.Remove(path)
 	}
 	s.n.profiles.remove(t.image.Manifest)

@@ -234,6 +234,11 @@ func daemonArgs(c config.Config) []string {
 	for key, value := range c.Whole() {
 		args = append(args, "--"+key+"="+value)
 	}
+	if c.CACert != "" {
+		if abs, err := filepath.Abs(c.CACert); err == nil {
+			args = append(args, "--cacert="+abs)
+		}
+	}
 	if f := c.File(); f != "" {
 		args = append(args, "--config="+f)
 	}

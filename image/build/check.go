@@ -16,35 +16,39 @@ import (
 // Check reads a whole layer and holds x, its index, against it: the digests of the layer, its piece roots, the entries
 // of its archive, and every span, decoded alone. windows is the index file that x is of. What the index adds of its own,
 // as one of a layer with a table of contents does, is checked as far as the spans go: their bytes are what it says they
-// are. blob.ErrCorrupt: index and layer differ, and where.
-func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) error {
+// are; then all is false, otherwise everything that it says was compared. blob.ErrCorrupt: index and layer differ, and
+// where.
+func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (all bool, err error) {
 	want := Want{Digest: x.Layer, Size: x.Stored, DiffID: x.DiffID}
 	if stored.Size() != x.Stored {
-		return fmt.Errorf("%w index: it is of a layer of %d bytes, not %d", blob.ErrCorrupt, x.Stored, stored.Size())
+		return false, fmt.Errorf("%w index: it is of a layer of %d bytes, not %d", blob.ErrCorrupt, x.Stored, stored.Size())
 	}
 	b, err := Build(ctx, &reader{ctx: ctx, from: stored}, Options{Want: want, MaxSize: blob.MaxSize, MaxRatio: 1 << 40})
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !x.Root.IsZero() && x.Root != b.Root {
-		return fmt.Errorf("%w index: the layer's root is %v, not %v", blob.ErrCorrupt, b.Root, x.Root)
+		return false, fmt.Errorf("%w index: the layer's root is %v, not %v", blob.ErrCorrupt, b.Root, x.Root)
 	}
 	for i, r := range x.Roots {
 		if r != b.Roots[i] {
-			return fmt.Errorf("%w index: the root of the layer's piece %d is %v, not %v", blob.ErrCorrupt, i, b.Roots[i], r)
+			return false, fmt.Errorf("%w index: the root of the layer's piece %d is %v, not %v", blob.ErrCorrupt, i, b.Roots[i], r)
 		}
 	}
 	whole, err := checkSpans(ctx, x, stored, windows)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if x.Format != b.Format {
-		return entriesReadable(x.Entries())
+		return false, entriesReadable(x.Entries())
 	}
 	if whole != b.DiffID {
-		return fmt.Errorf("%w index: its spans have the digest sha256:%v together, the layer's archive has sha256:%v", blob.ErrCorrupt, whole, b.DiffID)
+		return false, fmt.Errorf("%w index: its spans have the digest sha256:%v together, the layer's archive has sha256:%v", blob.ErrCorrupt, whole, b.DiffID)
 	}
-	return sameEntries(x.Entries(), b.Entries.All())
+	if err := sameEntries(x.Entries(), b.Entries.All()); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // checkSpans decodes each span and returns the SHA-256 of all.

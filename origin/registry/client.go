@@ -28,8 +28,6 @@ type Options struct {
 	// HTTP. Addresses of this machine always are, unless a hosts.toml says https. A registry may redirect to the hosts of
 	// this list as it likes.
 	Insecure []string
-	// Foreign allows layers to be read from the URLs that their descriptors name (foreign, or nondistributable).
-	Foreign bool
 	// Header is sent to the own server of each host (not to mirrors).
 	Header http.Header
 	// CACert is a PEM file of certificates to trust beside those of the system.

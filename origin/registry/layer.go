@@ -64,16 +64,7 @@ func (b *Blob) object(ctx context.Context) (*origin.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := sites(at)
-	if b.c.o.Foreign && b.layer.isForeign() {
-		for _, raw := range b.layer.URLs {
-			if u, err := url.Parse(raw); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" {
-				u.User = nil
-				all = append(all, origin.Site{URL: u})
-			}
-		}
-	}
-	if obj, err = b.c.c.Known(b.String(), b.layer.Size, all, origin.Options{}); err != nil {
+	if obj, err = b.c.c.Known(b.String(), b.layer.Size, sites(at), origin.Options{}); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()

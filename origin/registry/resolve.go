@@ -154,8 +154,8 @@ func (c *Client) fill(ctx context.Context, im *Image, m *manifest, h blob.Hash, 
 		return nil, err
 	}
 	for i := range layers {
-		if layers[i].isForeign() && !c.o.Foreign {
-			return nil, fmt.Errorf("layer %d of %d (sha256:%s): %w: a foreign layer: the registry does not distribute it, and it may not be read from elsewhere: use another image", i+1, len(layers), layers[i].Digest, blob.ErrDenied)
+		if layers[i].isForeign() {
+			return nil, fmt.Errorf("layer %d of %d (sha256:%s): %w: a foreign layer: the registry does not distribute it: use another image", i+1, len(layers), layers[i].Digest, blob.ErrDenied)
 		}
 	}
 	im.Manifest, im.ManifestBytes, im.Config, im.Layers = h, text, conf, layers
