@@ -22,7 +22,8 @@
 // # Locks
 //
 // None on the way of a read: readers in flight are counted with one atomic word, and Close waits until the
-// count has fallen to zero before it unmaps.
+// count has fallen to zero before it unmaps. The list of open regions has a lock, which is tried, not waited for, by
+// whoever finds that too much is mapped; under it are madvise(2) calls, which wait for no disk.
 //
 // # Errors
 //

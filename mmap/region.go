@@ -21,7 +21,7 @@ type Region struct {
 	mem  []byte   // the mapping; nil for an empty region
 	seen residency
 
-	mapped  atomic.Int64 // bytes that WriteTo touched since the page tables were last emptied
+	mapped  atomic.Bool  // WriteTo has touched pages since the page tables were last emptied
 	users   atomic.Int64 // readers in flight, plus closing once Close was called
 	drained chan struct{}
 	once    sync.Once
@@ -55,6 +55,7 @@ func Map(f *os.File, size int64) (*Region, error) {
 		return nil, fmt.Errorf("map %d bytes of %s: %w", size, f.Name(), err)
 	}
 	r.seen.init(size)
+	tables.add(r)
 	return r, nil
 }
 
@@ -95,6 +96,7 @@ func (r *Region) Close() error {
 	if r.mem == nil {
 		return nil
 	}
+	tables.remove(r)
 	if err := unix.Munmap(r.mem); err != nil {
 		return fmt.Errorf("unmap %s: %w", r.file.Name(), err)
 	}

@@ -27,13 +27,23 @@ func rssFile(t *testing.T) int64 {
 	return kib << 10
 }
 
+// TestResidentMemoryIsBounded: of one region, and of several together.
 func TestResidentMemoryIsBounded(t *testing.T) {
-	const size = 3 * forgetAfter
-	f := file(t, nil)
-	if err := f.Truncate(size); err != nil {
-		t.Fatal(err)
+	for _, regions := range []int{1, 5} {
+		t.Run(strconv.Itoa(regions), func(t *testing.T) { boundedBy(t, regions) })
 	}
-	r := mapped(t, f, size)
+}
+
+func boundedBy(t *testing.T, regions int) {
+	const size = 6 * forgetAfter
+	all := make([]*Region, regions)
+	for i := range all {
+		f := file(t, nil)
+		if err := f.Truncate(size); err != nil {
+			t.Fatal(err)
+		}
+		all[i] = mapped(t, f, size)
+	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +63,7 @@ func TestResidentMemoryIsBounded(t *testing.T) {
 	}()
 	before, most := rssFile(t), int64(0)
 	for off := int64(0); off < size; off += 64 << 10 {
-		if _, err := r.WriteTo(fds[0], nil, off, 64<<10); err != nil {
+		if _, err := all[off/(64<<10)%int64(regions)].WriteTo(fds[0], nil, off, 64<<10); err != nil {
 			t.Fatal(err)
 		}
 		if off%(1<<20) == 0 {
@@ -66,6 +76,9 @@ func TestResidentMemoryIsBounded(t *testing.T) {
 	}
 	unix.Close(fds[1])
 	if most < forgetAfter/2 || most > forgetAfter+8<<20 {
-		t.Errorf("at most %d bytes of the file were resident, want about %d", most, forgetAfter)
+		t.Errorf("at most %d bytes of the files were resident, want about %d", most, forgetAfter)
+	}
+	if Forget(); rssFile(t)-before > 1<<20 {
+		t.Errorf("%d bytes are left, and all should be forgotten", rssFile(t)-before)
 	}
 }

@@ -62,7 +62,7 @@ func (r *Region) WriteTo(fd int, hdr []byte, off int64, n int) (int, error) {
 			if int(w) < len(hdr)+n {
 				return int(w), r.shortErr(fd, int(w), off, n)
 			}
-			r.touched(n)
+			tables.touch(r, n)
 			return int(w), nil
 		case unix.EINTR: // nothing was written
 		case unix.EFAULT:
@@ -79,17 +79,4 @@ func (r *Region) shortErr(fd, wrote int, off int64, n int) error {
 		return r.truncatedErr(off, n, io.ErrUnexpectedEOF)
 	}
 	return fmt.Errorf("fd %d took %d bytes of %s: %w", fd, wrote, r.file.Name(), io.ErrShortWrite)
-}
-
-// forgetAfter bounds, in bytes, what a region adds to the resident set of the process: pages of the file that
-// were mapped to be written somewhere. Emptying the page tables costs about 1 ms per 64 MiB, which the next
-// touch of each 64 KiB (the kernel's fault-around) doubles: 2 % of what it takes to move them.
-const forgetAfter = 64 << 20
-
-// touched counts n mapped bytes and empties the page tables when there are too many. The pages stay in the page
-// cache, as part of nobody's memory. madvise(2): MADV_DONTNEED on a shared file mapping loses nothing.
-func (r *Region) touched(n int) {
-	if total := r.mapped.Add(int64(n)); total >= forgetAfter && r.mapped.CompareAndSwap(total, 0) {
-		_ = unix.Madvise(r.mem, unix.MADV_DONTNEED) // advice: nothing depends on it
-	}
 }
