@@ -21,18 +21,25 @@ const (
 	decodedBuffers = 14
 )
 
-// chunk is a buffer on its way through the pipeline.
+// chunk is a buffer on its way through the pipeline. Its memory is lent while it is on its way: of those that there may
+// be few are at any moment, and all layers of an image come at once.
 type chunk struct {
-	b    []byte
+	b    []byte // of mem
+	mem  *[buffer]byte
 	refs atomic.Int32
 	home chan *chunk
 }
 
 func (c *chunk) release() {
 	if c.refs.Add(-1) == 0 {
+		memory.Put(c.mem)
+		c.b, c.mem = nil, nil
 		c.home <- c // it has room for all there are
 	}
 }
+
+// memory is that of chunks that nobody uses, of all layers.
+var memory = sync.Pool{New: func() any { return new([buffer]byte) }}
 
 // step is what the decoder says next: more bytes, or a point.
 type step struct {
@@ -83,10 +90,8 @@ func buffers(n int) chan *chunk {
 func (p *pipeline) take(free chan *chunk) (*chunk, error) {
 	select {
 	case c := <-free:
-		if c.b == nil {
-			c.b = make([]byte, buffer)
-		}
-		c.b = c.b[:buffer]
+		c.mem = memory.Get().(*[buffer]byte)
+		c.b = c.mem[:]
 		return c, nil
 	case <-p.ctx.Done():
 		return nil, context.Cause(p.ctx)
@@ -193,9 +198,14 @@ func (s *storedReader) Read(b []byte) (int, error) {
 }
 
 // decode runs the codec, and gathers what it hands out in buffers.
-func (p *pipeline) decode() error {
+func (p *pipeline) decode() (err error) {
 	defer close(p.decoded)
 	defer close(p.steps)
+	defer func() {
+		if err != nil {
+			p.cancel(err) // before they are closed: an end that is none must not look like one
+		}
+	}()
 	in := &storedReader{p: p}
 	var c *chunk
 	n := 0
