@@ -102,6 +102,7 @@ func TestKill(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		sealed := d.Present() == d.Size() // on a busy machine the kill came after the end: nothing had to be looked for
 		for i := range seen {
 			l.check(t, d, l.index.Spans[i].Device, int(l.index.Spans[i].Length))
 		}
@@ -113,7 +114,7 @@ func TestKill(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if s := d.Stats(); s.Decodes != 0 || s.Found < int64(len(seen)) {
+		if s := d.Stats(); s.Decodes != 0 || !sealed && s.Found < int64(len(seen)) {
 			t.Errorf("round %d: %+v, %d were read before", round, s, len(seen))
 		}
 		if err := d.Close(); err != nil {
