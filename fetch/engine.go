@@ -75,6 +75,17 @@ func (e *Engine) Close() {
 	}
 }
 
+// Trim forgets spent buffers: the next transfers make new ones.
+func (e *Engine) Trim() {
+	for {
+		select {
+		case <-e.memory.free:
+		default:
+			return
+		}
+	}
+}
+
 // memory is the budget of transfer buffers. Bulk transfers may take three quarters of it, so that a blocked
 // reader never waits for a download that nobody is blocked on.
 type memory struct {

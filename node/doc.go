@@ -15,7 +15,7 @@
 // it open whom only the end of the process can cut off. Those of a live blob (the wait for a tracker's first
 // answer, the check of a digest, the questions to an origin that was away, the news for the parts of a torrent)
 // belong to that blob: its last release waits for them. ask, fetchInfo, hashFile and Download.Wait wait for their
-// own. The parts own theirs.
+// own. One gives memory back when images have been worked on. The parts own theirs.
 //
 // # Locks
 //

@@ -363,6 +363,7 @@ func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, d
 	l.refuse.Store(&refuse)
 	defer l.refuse.Store(nil)
 	built, err := build.Build(ctx, &sequential{ctx: ctx, from: from}, o)
+	defer s.shrinker.worked()
 	if err != nil {
 		if decoded != "" {
 			device.Remove(decoded)

@@ -35,6 +35,7 @@ type images struct {
 	dir      string // of everything below
 	registry *registry.Client
 	decoders *device.Pool
+	shrinker shrinker
 	kernel   bool // the kernel mounts trees by itself; else each file of them is served by this process
 
 	records *tracker.Records // nil: no tracker
@@ -85,7 +86,9 @@ func (n *Node) newImages() (*images, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.decoders = device.NewPool(device.PoolOptions{})
+	s.shrinker = newShrinker()
+	s.decoders = device.NewPool(device.PoolOptions{Idle: s.shrinker.worked})
+	n.wg.Go(func() { n.shrink(s.shrinker) })
 	if can := erofs.Probe(n.asking); can.Files == nil {
 		s.kernel = true
 	} else {

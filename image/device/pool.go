@@ -23,6 +23,7 @@ type Pool struct {
 	// Constant.
 	half    int64 // bytes for stored, and again for decoded ones
 	workers int
+	idle    func()
 
 	mu       sync.Mutex
 	seq      uint64
@@ -37,8 +38,9 @@ type Pool struct {
 
 // PoolOptions may be left zero.
 type PoolOptions struct {
-	Memory  int64 // bytes of all buffers; 0: [DefaultMemory]. A single span that is larger is still read, alone
-	Workers int   // spans decoded at the same time; 0: GOMAXPROCS
+	Memory  int64  // bytes of all buffers; 0: [DefaultMemory]. A single span that is larger is still read, alone
+	Workers int    // spans decoded at the same time; 0: GOMAXPROCS
+	Idle    func() // called whenever the last job has ended; it does not block. nil: nobody wants to know
 }
 
 // NewPool makes a pool.
@@ -49,7 +51,7 @@ func NewPool(o PoolOptions) *Pool {
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	p := &Pool{half: max(o.Memory/2, leastCost), workers: o.Workers}
+	p := &Pool{half: max(o.Memory/2, leastCost), workers: o.Workers, idle: o.Idle}
 	p.buffers.limit = o.Memory
 	return p
 }
@@ -125,6 +127,9 @@ func (p *Pool) finish(j *job) {
 	p.mu.Unlock()
 	if idle {
 		p.buffers.trim(keepMemory)
+		if p.idle != nil {
+			p.idle()
+		}
 	}
 }
 
