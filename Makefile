@@ -51,6 +51,8 @@ bench: ## whole system beside rivals; BENCH=regexp, BENCH_SIZE=1GiB, PKG=./blob 
 bench-rivals: ## install what the benchmarks compare with (Debian, root)
 	apt-get install -y --no-install-recommends nginx-light fuse3 rclone aria2 python3-libtorrent opentracker iproute2
 	@command -v chihaya >/dev/null || [ -x bin/chihaya ] || echo "for the tracker benchmarks beside chihaya: git clone https://github.com/chihaya/chihaya && go build -C chihaya -o $(CURDIR)/bin/chihaya ./cmd/chihaya"
+	@[ -x bin/ctr-remote ] || echo "for the boot benchmark beside stargz: git clone -b v0.18.2 https://github.com/containerd/stargz-snapshotter && go build -C stargz-snapshotter/cmd -o $(CURDIR)/bin/ ./containerd-stargz-grpc ./ctr-remote"
+	@[ -x bin/soci ] || echo "and beside SOCI, with gcc and zlib1g-dev: git clone -b v0.15.0 https://github.com/awslabs/soci-snapshotter && CGO_ENABLED=1 go build -C soci-snapshotter/cmd -o $(CURDIR)/bin/ ./soci-snapshotter-grpc ./soci"
 
 bench-images: ## images of the boot benchmark in bin/images, from Debian packages: minutes (root)
 	@bash tools/bench-images.sh bin/images

@@ -4,7 +4,8 @@
 //
 //	go test -bench . ./bench/...                    256 MiB files
 //	BENCH_SIZE=1GiB go test -bench . ./bench/...    for the record
-//	BENCH_IMAGES=$PWD/bin/images go test -bench Boot -benchtime 1x -timeout 60m ./bench    images (make bench-images)
+//	BENCH_IMAGES=$PWD/bin/images CONTAINERD2_BIN=$PWD/bin/containerd2 go test -bench Boot -benchtime 1x -timeout 120m ./bench
+//	                                                images (make bench-images containerd2)
 //
 // Units are benchstat's: MB/s is 10^6 bytes of the file per second of wall clock; cpu-s/GiB is user and system
 // time of the daemon and the reader together, per 2^30 bytes; x-rclone and x-plain are ratios within one run, above

@@ -150,6 +150,12 @@ func (h *Host) Cap(rate string) {
 	h.lan.w.inside(h.pid, "tc", "qdisc replace dev eth0 root tbf rate "+rate+" burst "+burst+" latency 50ms")
 }
 
+// Uncap has the host send without a limit again.
+func (h *Host) Uncap() {
+	h.lan.w.T.Helper()
+	h.lan.w.inside(h.pid, "tc", "qdisc replace dev eth0 root pfifo_fast")
+}
+
 // Delay adds a one-way delay to what the switch sends to the host, such as "5ms", as half of a round trip.
 func (h *Host) Delay(d string) {
 	h.lan.w.T.Helper()

@@ -53,6 +53,7 @@ type Containerd struct {
 	w                              *e2etest.World
 	host                           *e2etest.Host // nil: the test's own network
 	snapshots                      string        // pantala's socket
+	ended                          bool
 	p, pantala                     *e2etest.Process
 	client                         *client.Client
 	boxes                          []string
@@ -79,6 +80,40 @@ func (v Version) StartOn(w *e2etest.World, h *e2etest.Host, flags ...string) *Co
 func (v Version) StartAlone(w *e2etest.World, h *e2etest.Host) *Containerd {
 	w.T.Helper()
 	return v.make(w, h).begin()
+}
+
+// Snapshotter is one that is not pantala, and runs already.
+type Snapshotter struct {
+	Name   string
+	Socket string
+	Root   string // where it keeps everything
+}
+
+// StartBeside starts a containerd on a host that uses a snapshotter, configured as those who make such things say.
+func (v Version) StartBeside(w *e2etest.World, h *e2etest.Host, s Snapshotter) *Containerd {
+	w.T.Helper()
+	c := v.make(w, h)
+	conf, err := os.OpenFile(c.Config, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	defer conf.Close()
+	if _, err := fmt.Fprintf(conf, `[proxy_plugins.%[1]s]
+  type = "snapshot"
+  address = "%[2]s"
+  [proxy_plugins.%[1]s.exports]
+    root = "%[3]s"
+    enable_remote_snapshot_annotations = "true"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "overlayfs"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "%[1]s"
+`, s.Name, s.Socket, s.Root); err != nil {
+		w.T.Fatal(err)
+	}
+	return c.begin()
 }
 
 // make writes a configuration as a distribution would.
@@ -216,8 +251,35 @@ func (c *Containerd) Restart() {
 	c.start()
 }
 
+// End ends containerd, and its pantala, before the test does, and removes what they have kept.
+func (c *Containerd) End() {
+	c.w.T.Helper()
+	c.end()
+	gone := []string{c.Dir}
+	if c.Node != nil {
+		c.StopPantala()
+		c.Node.Stop()
+		gone = append(gone, c.Node.State)
+	}
+	for _, dir := range gone {
+		if left := e2etest.MountsBelow(dir); len(left) > 0 {
+			c.w.T.Fatalf("left mounted: %v", left)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			c.w.T.Fatal(err)
+		}
+	}
+}
+
+// PID is the process of containerd.
+func (c *Containerd) PID() int { return c.p.PID() }
+
 // end takes away the containers that are left, and containerd.
 func (c *Containerd) end() {
+	if c.ended {
+		return
+	}
+	c.ended = true
 	for _, id := range c.boxes {
 		c.Kill(id)
 	}
