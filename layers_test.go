@@ -54,7 +54,8 @@ var fence = []struct {
 }{
 	{"github.com/hanwen/go-fuse/v2", []string{"fs"}, nil, "ProtocolServer is experimental: one room to change when it changes"},
 	{"github.com/klauspost/compress", []string{"codec"}, []string{"bench", "image"}, "decompression belongs to codec; tests of image write layers with it"},
-	{"github.com/pierrec/lz4", []string{"codec"}, nil, "decompression belongs to codec"},
+	{"github.com/pierrec/lz4", []string{"codec"}, []string{"image"}, "decompression belongs to codec; tests of image write chunks with it"},
+	{"lukechampine.com/blake3", []string{"image"}, nil, "the digest of chunks that Nydus images have"},
 	{"golang.org/x/sys", []string{"tracker", "mmap", "blockio", "image", "fs", "swarm", "peerwire", "discovery", "node", "cmd", "e2e", "bench"}, nil, "system calls stay in rooms that speak to the kernel"},
 	{"github.com/anacrolix/torrent/bencode", []string{"peerwire", "tracker", "swarm"}, []string{"blob", "e2e", "bench"}, "blob stays on the standard library"},
 	{"github.com/anacrolix/torrent/metainfo", []string{"swarm", "node", "cmd"}, []string{"blob", "peerwire", "tracker", "e2e", "bench"}, "torrent files are read where a torrent is opened"},

@@ -27,6 +27,8 @@ type Image struct {
 	inodes  uint64
 	devices []Device
 	mask    uint32 // of device numbers in chunk addresses
+	sec     int64  // modification time of inodes that have none of their own
+	nsec    uint32
 }
 
 // Device is an entry of the device table: a layer.
@@ -114,6 +116,7 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 		}
 	}
 	m.root, m.inodes = uint64(le.Uint16(sb[14:])), le.Uint64(sb[16:])
+	m.sec, m.nsec = int64(le.Uint64(sb[24:])), le.Uint32(sb[32:])
 	m.base, m.shared = int64(le.Uint32(sb[40:]))<<m.shift, int64(le.Uint32(sb[44:]))<<m.shift
 	if features&incompatDevices != 0 {
 		if err := m.readDevices(int64(le.Uint16(sb[88:]))*slotSize, int(le.Uint16(sb[86:]))); err != nil {
@@ -211,6 +214,7 @@ func (m *Image) Inode(nid uint64) (Inode, error) {
 	if format&1 == 0 {
 		i.Links, i.Size = uint32(le.Uint16(b[6:])), int64(le.Uint32(b[8:]))
 		i.UID, i.GID = uint32(le.Uint16(b[24:])), uint32(le.Uint16(b[26:]))
+		i.Sec, i.Nsec = m.sec, m.nsec
 	} else {
 		if err := m.read(b[compactSize:], at+compactSize); err != nil {
 			return i, err

@@ -10,6 +10,7 @@ import (
 	"reflect"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/codec"
 	"github.com/pantala/pantala/image/index"
 )
 
@@ -35,7 +36,7 @@ func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (
 			return false, fmt.Errorf("%w index: the root of the layer's piece %d is %v, not %v", blob.ErrCorrupt, i, b.Roots[i], r)
 		}
 	}
-	whole, err := checkSpans(ctx, x, stored, windows)
+	whole, err := CheckSpans(ctx, x, stored, windows, nil)
 	if err != nil {
 		return false, err
 	}
@@ -51,8 +52,12 @@ func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (
 	return true, nil
 }
 
-// checkSpans decodes each span and returns the SHA-256 of all.
-func checkSpans(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (whole blob.Hash, err error) {
+// CheckSpans decodes each span, and holds it against its digest. It returns the SHA-256 of all of them together. name
+// says what a span is, for messages; nil: its number does. blob.ErrCorrupt: they differ.
+func CheckSpans(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt, name func(span int) string) (whole blob.Hash, err error) {
+	if name == nil {
+		name = func(span int) string { return fmt.Sprintf("span %d of %d, at %d", span, len(x.Spans), x.Spans[span].Device) }
+	}
 	h := sha256.New()
 	var dst, src []byte
 	for i, s := range x.Spans {
@@ -64,13 +69,13 @@ func checkSpans(ctx context.Context, x *index.Index, stored, windows blob.Reader
 		if err != nil {
 			return whole, err
 		}
-		if decode := kinds[s.Codec].span; decode == nil {
+		if decode := Decoder(s.Codec); decode == nil {
 			copy(dst, src)
 		} else if err := decode(dst, src, s.Bit, window); err != nil {
-			return whole, fmt.Errorf("index: span %d of %d, at %d: %w", i, len(x.Spans), s.Device, err)
+			return whole, fmt.Errorf("index: %s: %w", name(i), err)
 		}
 		if !s.Verify(src, dst[s.Skip:]) {
-			return whole, fmt.Errorf("%w index: span %d of %d, at %d, decodes to %d bytes that do not match its digest, %v", blob.ErrCorrupt, i, len(x.Spans), s.Device, s.Decoded(), s.Digest)
+			return whole, fmt.Errorf("%w index: %s decodes to %d bytes that do not match its digest, %v", blob.ErrCorrupt, name(i), s.Decoded(), s.Digest)
 		}
 		dst = dst[s.Skip:]
 		h.Write(dst)
@@ -138,3 +143,6 @@ func (r *reader) Read(p []byte) (int, error) {
 	r.at += n
 	return int(n), nil
 }
+
+// Decoder is the decoder of a codec; nil: there is nothing to decode.
+func Decoder(c index.Codec) codec.Span { return kinds[c].span }

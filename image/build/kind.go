@@ -6,6 +6,7 @@ import (
 
 	"github.com/pantala/pantala/codec"
 	"github.com/pantala/pantala/codec/inflate"
+	"github.com/pantala/pantala/codec/lz4block"
 	"github.com/pantala/pantala/codec/zstdspan"
 	"github.com/pantala/pantala/image/index"
 )
@@ -35,10 +36,12 @@ var (
 	gzipped = kind{"gzip", index.Deflate, inflate.Scan, inflate.Span, dense, 512 << 10}
 	// A point waits for the next one, which may be any block of up to 128 KiB once it is due.
 	zstandard = kind{"zstd", index.Zstd, zstdspan.Scan, zstdspan.Span, sparse, sparse.Decoded + 256<<10}
+	// No layer is one block of LZ4; chunks of Nydus images are.
+	lz4Block = kind{"lz4", index.LZ4, nil, lz4block.Span, codec.Spacing{}, 0}
 )
 
 // kinds are all of them, by index.Codec.
-var kinds = [...]kind{index.Stored: plainTar, index.Deflate: gzipped, index.Zstd: zstandard}
+var kinds = [...]kind{index.Stored: plainTar, index.Deflate: gzipped, index.Zstd: zstandard, index.LZ4: lz4Block}
 
 // kindOf tells the kind of a layer from its first four bytes, as runtimes do, who do not trust media types. What is not
 // known to be compressed is an archive.

@@ -24,6 +24,8 @@ type Config struct {
 	Path    string        // the file of decoded bytes; it is made, or what is right of it is kept
 	Pool    *Pool         // required; shared by the devices of a node
 	Name    string        // of the layer, for messages; "": its digest
+	// SpanName says what a span is, for messages; nil: its number does.
+	SpanName func(span uint32) string
 	// Whole says that the caller has just written all of the file, and verified it. It is sealed in the background,
 	// which takes as long as the disk does.
 	Whole bool
@@ -46,9 +48,10 @@ type Device struct {
 	name     string
 	windows  blob.ReaderAt
 	stored   blob.ReaderAt
-	decoders *[3]codec.Span
+	decoders *[4]codec.Span
 	timeout  time.Duration // ≤ 0: none
 	onTouch  func(uint32)
+	spanName func(uint32) string
 	log      *slog.Logger
 	path     string
 	file     *os.File
@@ -89,7 +92,7 @@ func Open(c Config) (*Device, error) {
 	}
 	d := &Device{
 		pool: c.Pool, index: x, spans: x.Spans, size: x.Size, name: name, windows: c.Windows, stored: c.Stored,
-		decoders: &decoders, timeout: c.Timeout, onTouch: c.OnTouch, log: c.Log, path: c.Path,
+		decoders: &decoders, timeout: c.Timeout, onTouch: c.OnTouch, spanName: c.SpanName, log: c.Log, path: c.Path,
 		present: newBits(len(x.Spans)), maybe: newBits(len(x.Spans)), touched: newBits(len(x.Spans)),
 		completed: make(chan struct{}), jobs: map[uint32]*job{}, parked: map[blob.Waiter]*read{},
 	}
@@ -98,6 +101,9 @@ func Open(c Config) (*Device, error) {
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.spanName == nil {
+		d.spanName = func(span uint32) string { return fmt.Sprint("span ", span) }
 	}
 	d.left.Store(int64(len(d.spans)))
 	if err := d.openFile(c.Whole); err != nil {

@@ -49,8 +49,8 @@ func fakeCodec(dst, src []byte, _ uint8, window []byte) error {
 	return nil
 }
 
-func fakeDecoders() *[3]codec.Span {
-	return &[3]codec.Span{index.Deflate: fakeCodec, index.Zstd: func([]byte, []byte, uint8, []byte) error { panic("of the test") }}
+func fakeDecoders() *[4]codec.Span {
+	return &[4]codec.Span{index.Deflate: fakeCodec, index.Zstd: func([]byte, []byte, uint8, []byte) error { panic("of the test") }}
 }
 
 // newLayer makes a layer of spans of the given lengths; every second one is stored.

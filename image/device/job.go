@@ -68,7 +68,7 @@ func (j *job) produce() ([]byte, error) {
 	src := d.pool.buffers.get(s.StoredLength)
 	if err := j.fetch(func(ctx context.Context) error { return d.stored.ReadAt(ctx, src, s.Stored) }); err != nil {
 		d.pool.buffers.put(src)
-		return nil, fmt.Errorf("span %d of %s, bytes %d to %d of the stored layer: %w", j.span, d.name, s.Stored, s.Stored+s.StoredLength, err)
+		return nil, fmt.Errorf("%s of %s, bytes %d to %d of the stored layer: %w", d.spanName(j.span), d.name, s.Stored, s.Stored+s.StoredLength, err)
 	}
 	dst := src
 	inPlace := s.Codec == index.Stored && s.Pad == 0
@@ -91,7 +91,7 @@ func (j *job) produce() ([]byte, error) {
 	}
 	if err != nil {
 		d.pool.buffers.put(dst)
-		return nil, fmt.Errorf("span %d of %s: %w", j.span, d.name, err)
+		return nil, fmt.Errorf("%s of %s: %w", d.spanName(j.span), d.name, err)
 	}
 	d.decodes.Add(1)
 	return dst, nil

@@ -239,9 +239,9 @@ func parse(head []byte, size int64) (*Index, error) {
 			return bad("span %d has %d bytes at %d, not at %d", i, s.Length, s.Device, at)
 		case s.Stored < 0 || s.Stored > x.Stored || s.StoredLength > min(MaxSpan, x.Stored-s.Stored):
 			return bad("span %d is stored at %d, %d bytes, of a blob of %d", i, s.Stored, s.StoredLength, x.Stored)
-		case s.Codec > Zstd || s.Bit > 7 || s.Codec == Stored && (s.StoredLength != s.Decoded() || s.Skip > 0):
+		case s.Codec > LZ4 || s.Bit > 7 || s.Codec == Stored && (s.StoredLength != s.Decoded() || s.Skip > 0):
 			return bad("span %d has codec %d, bit %d", i, s.Codec, s.Bit)
-		case s.Kind > StoredChunk || s.Pad >= maxPad || s.Pad > s.Length || s.Skip > MaxSpan-s.Length:
+		case s.Kind > Blake3 || s.Pad >= maxPad || s.Pad > s.Length || s.Skip > MaxSpan-s.Length:
 			return bad("span %d has a digest of kind %d, %d bytes before and %d behind it", i, s.Kind, s.Skip, s.Pad)
 		case w.Length == 0 && w.Offset != 0, w.Length > 0 && (w.Offset < int64(len(head)) || w.Offset > size || w.Length > min(MaxSpan, size-w.Offset)):
 			return bad("span %d has its window at %d, %d bytes, in a file of %d", i, w.Offset, w.Length, size)

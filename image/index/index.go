@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 
+	"lukechampine.com/blake3"
+
 	"github.com/pantala/pantala/blob"
 )
 
@@ -44,6 +46,7 @@ const (
 	Stored  Codec = iota // as they are
 	Deflate              // gzip, RFC 1952, or a stretch of it
 	Zstd                 // RFC 8878
+	LZ4                  // a block of LZ4 (lz4_Block_format.md); only in indexes that are not given on
 )
 
 // DigestKind says what the digest of a span is of.
@@ -53,6 +56,7 @@ const (
 	Merkle      DigestKind = iota // Root of the decoded bytes
 	Chunk                         // SHA-256 of the decoded bytes: eStargz, zstd:chunked
 	StoredChunk                   // SHA-256 of the stored bytes, all StoredLength of them: SOCI
+	Blake3                        // BLAKE3 of the decoded bytes: Nydus; only in indexes that are not given on
 )
 
 // Span is a stretch of a layer that is decoded, and verified, as a whole. Spans follow each other without gaps in the
@@ -83,6 +87,8 @@ func (s *Span) Verify(stored, decoded []byte) bool {
 		return sha256.Sum256(decoded) == s.Digest
 	case StoredChunk:
 		return sha256.Sum256(stored) == s.Digest
+	case Blake3:
+		return blake3.Sum256(decoded) == s.Digest
 	}
 	return false
 }
