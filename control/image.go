@@ -45,6 +45,7 @@ type ImageLayer struct {
 	DiffID    string      `json:"diff_id"`
 	Present   int64       `json:"present"`         // bytes of the stored blob that are here
 	Decoded   int64       `json:"decoded"`         // bytes of the decoded layer that are on the disk
+	Kind      string      `json:"kind,omitempty"`  // of one that is no archive: "rafs-v6", "rafs blob"
 	Index     *LayerIndex `json:"index,omitempty"` // nil: nobody has said which it is
 	Fault     *Fault      `json:"fault,omitempty"` // what is wrong with it, where that was looked for
 }

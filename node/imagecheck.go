@@ -51,8 +51,11 @@ func (n *Node) look(ctx context.Context, r control.ImageRequest) (_ context.Cont
 	}
 	k := &looked{s: s, image: img, asked: s.ask(img, img.Layers, control.Options{})}
 	k.reply = control.Image{Ref: img.Ref.String(), Manifest: "sha256:" + img.Manifest.String(), Platform: platformOf(img), Warnings: warnings}
+	nydus, _ := nydusOf(img)
 	for _, d := range img.Layers {
-		k.reply.Layers = append(k.reply.Layers, s.described(d))
+		l := s.described(d)
+		l.Kind = nydus.kind(d)
+		k.reply.Layers = append(k.reply.Layers, l)
 	}
 	return ctx, k, end, nil
 }
@@ -111,6 +114,9 @@ func (n *Node) ImageInspect(ctx context.Context, r control.ImageRequest) (contro
 	var g errgroup.Group
 	g.SetLimit(lookers)
 	for i := range k.image.Layers {
+		if k.reply.Layers[i].Kind != "" {
+			continue // it has no index of its own, and needs none
+		}
 		g.Go(func() error {
 			k.inspect(ctx, i)
 			return nil
@@ -204,8 +210,11 @@ func (k *looked) check(ctx context.Context, i int, tell func(int)) error {
 		s.n.release(l.stored)
 		before := k.reply.Layers[i]
 		k.reply.Layers[i] = s.described(l.desc)
-		k.reply.Layers[i].Index = before.Index
+		k.reply.Layers[i].Kind, k.reply.Layers[i].Index = before.Kind, before.Index
 	}()
+	if k.reply.Layers[i].Kind != "" {
+		return k.checkNydus(ctx, l, tell)
+	}
 	found, err := s.findIndex(ctx, l, k.asked)
 	if err != nil {
 		return err

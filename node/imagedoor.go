@@ -107,9 +107,7 @@ func (d door) Forget(i snapshotter.Image) {
 			s.n.log.Warn("something of a removed image may stay", "image", i.Ref, "err", err)
 			return
 		}
-		for _, l := range img.Layers {
-			s.free(l)
-		}
+		s.freeLayers(img, len(img.Layers))
 	})
 }
 
@@ -127,9 +125,7 @@ func (s *images) discard(trees []*rootfs) {
 				continue
 			}
 			<-t.gone
-			for _, l := range t.image.Layers[:t.depth] {
-				s.free(l)
-			}
+			s.freeLayers(t.image, t.depth)
 			s.freeTree(t)
 		}
 	})
@@ -196,7 +192,7 @@ func (s *images) free(d registry.Layer) {
 // wanted reports whether a tree that somebody has is made of a layer. Needs mu.
 func (s *images) wanted(digest blob.Hash) bool {
 	for _, t := range s.trees {
-		if t.refs > 0 && slices.ContainsFunc(t.image.Layers[:t.depth], func(l registry.Layer) bool { return l.Digest == digest }) {
+		if layers, err := treeLayers(t.image, t.depth); err == nil && t.refs > 0 && slices.ContainsFunc(layers, func(l registry.Layer) bool { return l.Digest == digest }) {
 			return true
 		}
 	}

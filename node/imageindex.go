@@ -48,6 +48,7 @@ type knownIndex struct {
 	Stored int64            `json:"stored"` // length of the layer's blob
 	DiffID string           `json:"diff_id,omitempty"`
 	Pushed bool             `json:"pushed,omitempty"` // the repository of Ref has it
+	Blobs  []knownBlob      `json:"blobs,omitempty"`  // of a Nydus image, the bootstrap first
 	peers  []netip.AddrPort // that may have it
 }
 
@@ -89,6 +90,7 @@ func (s *images) knownIndexOf(layer blob.Hash) (k knownIndex, ok bool) {
 func (s *images) rememberIndex(l *layer, k knownIndex) {
 	layer := l.desc.Digest
 	k.Sum, k.Top, k.Ref, k.Stored = k.Digest.String(), k.Root.String(), l.image.Ref.String(), l.desc.Size
+	k.Blobs = knownBlobs(l)
 	if !l.desc.DiffID.IsZero() {
 		k.DiffID = l.desc.DiffID.String()
 	}

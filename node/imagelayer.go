@@ -38,7 +38,8 @@ type layer struct {
 
 	// Constant after ready.
 	err     error
-	stored  *live        // the compressed blob
+	stored  *live        // the compressed blob; the bootstrap, where there are blobs
+	blobs   []*layer     // of a Nydus image, of which only stored is set
 	index   *index.Index // nil: err is set
 	known   knownIndex   // who vouches for it
 	windows *live        // the blob of the index
@@ -117,11 +118,16 @@ func (s *images) strictly(l *layer) error {
 
 // open makes a layer readable: stored blob, index, device.
 func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
-	if err := s.openStored(ctx, l, a.options); err != nil {
-		return err
-	}
 	before, _ := s.knownIndexOf(l.desc.Digest)
-	found, err := s.findIndex(ctx, l, a)
+	n, several := nydusLayer(l)
+	var found *indexed
+	var stored blob.ReaderAt
+	if several {
+		found, stored, err = s.openNydus(ctx, l, n, a.options)
+	} else if err = s.openStored(ctx, l, a.options); err == nil {
+		stored = l.stored.fetch
+		found, err = s.findIndex(ctx, l, a)
+	}
 	if err != nil {
 		return err
 	}
@@ -147,14 +153,20 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 			return fmt.Errorf("piece roots of the index: %w", err)
 		}
 	}
+	var name func(uint32) string
+	if several {
+		name = n.spanName(l.index)
+	}
 	l.device, err = device.Open(device.Config{
-		Index: l.index, Windows: l.windows.fetch, Stored: l.stored.fetch, Path: decoded, Pool: s.decoders, Whole: l.built,
+		Index: l.index, Windows: l.windows.fetch, Stored: stored, SpanName: name, Path: decoded, Pool: s.decoders, Whole: l.built,
 		Timeout: l.stored.patience.timeout, Log: s.n.log, OnTouch: l.touch,
 	})
 	if err != nil {
 		return control.Local(err)
 	}
-	s.vouch(l, found.known)
+	if !several {
+		s.vouch(l, found.known)
+	}
 	if l.device.Present() == l.device.Size() && !s.adopted(l.desc.Digest) {
 		l.path = decoded
 		return nil
@@ -307,7 +319,11 @@ func (s *images) releaseLayer(l *layer) {
 			s.mu.Lock()
 		}
 		delete(s.layers, l.desc.Digest)
+		doomed := l.doomed && !s.closing
 		s.mu.Unlock()
+		if n, ok := nydusLayer(l); ok && doomed {
+			s.eraseParts(n)
+		}
 		close(l.gone)
 		s.trim()
 		s.n.rest()
@@ -347,8 +363,10 @@ func (s *images) closeLayer(l *layer) {
 		}
 		s.n.release(l.windows)
 	}
-	if l.stored != nil {
-		s.n.release(l.stored)
+	for _, stored := range l.lives() {
+		if stored != nil {
+			s.n.release(stored)
+		}
 	}
 }
 

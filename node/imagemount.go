@@ -207,20 +207,22 @@ func (m *imageMount) status() control.Mount {
 	out.Digest = out.ID
 	out.Complete = true
 	for _, l := range m.tree.layers {
-		t := l.stored.status()
-		out.Size += t.Size
-		out.Present += t.Present
-		out.FromPeers += t.FromPeers
-		out.FromOrigin += t.FromOrigin
-		out.Uploaded += t.Uploaded
+		for _, stored := range l.lives() {
+			t := stored.status()
+			out.Size += t.Size
+			out.Present += t.Present
+			out.FromPeers += t.FromPeers
+			out.FromOrigin += t.FromOrigin
+			out.Uploaded += t.Uploaded
+			if t.LastError != "" {
+				out.LastError = t.LastError
+			}
+			out.Peers = max(out.Peers, t.Peers)
+		}
 		st := l.device.Stats()
 		out.Waiting += st.Waiting
 		out.Errors += st.Errors
-		if t.LastError != "" {
-			out.LastError = t.LastError
-		}
 		out.Complete = out.Complete && l.device.Complete()
-		out.Peers = max(out.Peers, t.Peers)
 	}
 	return out
 }
@@ -238,7 +240,9 @@ func (s *images) addStatus(to *control.Status, seen map[blob.ID]bool) {
 	for _, m := range mounts {
 		to.Mounts = append(to.Mounts, m.status())
 		for _, l := range m.tree.layers {
-			s.n.addPeers(to, l.stored, seen)
+			for _, stored := range l.lives() {
+				s.n.addPeers(to, stored, seen)
+			}
 		}
 	}
 }

@@ -19,6 +19,9 @@ func (n *Node) ImageIndex(ctx context.Context, r control.ImageRequest, progress 
 		return control.Image{}, err
 	}
 	defer done()
+	if err := k.wantsIndexes(); err != nil {
+		return control.Image{}, err
+	}
 	tell := reading("indexing", k.size(), progress)
 	for i := range k.image.Layers {
 		if err := k.makeIndex(ctx, i, r.Own, tell); err != nil {
@@ -86,6 +89,9 @@ func (n *Node) ImagePush(ctx context.Context, r control.ImageRequest) (control.I
 		return control.Image{}, err
 	}
 	defer done()
+	if err := k.wantsIndexes(); err != nil {
+		return control.Image{}, err
+	}
 	var all []artifact.Index
 	for i := range k.image.Layers {
 		x, err := k.pushIndex(ctx, i, r.Signatures)

@@ -111,7 +111,11 @@ func (s *images) adoptOne(ctx context.Context, a fs.Adopted) error {
 		return err
 	}
 	desc := registry.Layer{Digest: digest, Size: k.Stored, DiffID: k.diffID()}
-	l, err := s.acquire(ctx, &registry.Image{Ref: ref}, desc, s.nobodyKnows())
+	layers, err := layersOf(k.Blobs)
+	if err != nil {
+		return err
+	}
+	l, err := s.acquire(ctx, &registry.Image{Ref: ref, Layers: layers}, desc, s.nobodyKnows())
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,10 @@ const treeVersion = "pantala-tree-v1"
 func treeKey(img *registry.Image, depth int) blob.Hash {
 	h := sha256.New()
 	h.Write([]byte(treeVersion))
+	if n, ok := nydusOf(img); ok { // the same layers may be listed as ordinary ones
+		d := n.layer().Digest
+		h.Write(d[:])
+	}
 	for _, l := range img.Layers[:depth] {
 		h.Write(l.Digest[:])
 	}
@@ -113,9 +117,11 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	layers := t.image.Layers[:t.depth]
+	layers, err := treeLayers(t.image, t.depth)
+	if err != nil {
+		return err
+	}
 	a := s.ask(t.image, layers, t.options)
-	var err error
 	if t.layers, err = s.acquireAll(ctx, t.image, layers, a); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -97,7 +98,7 @@ func (a *app) image(i control.Image, out string) error {
 	}
 	fmt.Fprintln(w, "\nLAYER\tDIGEST\tSIZE\tHERE\tDECODED\tFORMAT\tSPANS\tINDEX\tTRUST\tDIFF ID\tMEDIA TYPE")
 	for n, l := range i.Layers {
-		format, spans, index, trust := "-", "-", "-", "-"
+		format, spans, index, trust := cmp.Or(l.Kind, "-"), "-", "-", "-"
 		if x := l.Index; x != nil {
 			index, trust = fmt.Sprintf("%s, %s", x.Digest[:min(len(x.Digest), 19)], size(x.Size)), x.Trust
 			if x.Spans > 0 {
