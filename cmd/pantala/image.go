@@ -23,6 +23,7 @@ which indexes they have.
 
 The index of a layer says where each file lies and how any part of the layer is decoded alone. Whoever
 reads a layer for the first time makes it; others get it from peers, or, signed, from the registry.
+Layers of eStargz, zstd:chunked and SOCI, and Nydus images (RAFS v6), bring their own.
 
 IMAGE is a reference as for pantala mount, with or without oci://.`
 
@@ -117,7 +118,8 @@ func (a *app) imageCheck() *cobra.Command {
 		Short: "Read all layers whole and hold what is known of them against it",
 		Long: `Read all layers of an image whole, from here, from peers, or from the registry, and compare: the bytes
 with the digest and size of the manifest, what they decode to with the diff ID of the configuration, and
-the index with both: every span is decoded alone. One line for each layer says ok, or what is wrong.
+the index with both: every span is decoded alone. Of a Nydus image every chunk is held against the digest
+in its bootstrap. One line for each layer says ok, or what is wrong.
 
 The exit code is 6 when something does not match.`,
 		Example: "  pantala image check python:3.12\n  pantala image check -o json python:3.12 | jq '.layers[] | select(.fault)'",

@@ -33,6 +33,8 @@ type Layer struct {
 	Stored    []byte // as the registry has it
 	MediaType string
 	DiffID    digest.Digest
+
+	Annotations map[string]string
 }
 
 // Gzip makes an ordinary layer.
@@ -115,7 +117,7 @@ type Image struct {
 
 // Descriptor is what a manifest says of the layer.
 func (l Layer) Descriptor() ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: l.MediaType, Digest: digest.FromBytes(l.Stored), Size: int64(len(l.Stored))}
+	return ocispec.Descriptor{MediaType: l.MediaType, Digest: digest.FromBytes(l.Stored), Size: int64(len(l.Stored)), Annotations: l.Annotations}
 }
 
 // New makes an image of layers, the lowest first.
