@@ -56,7 +56,9 @@ func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (
 // says what a span is, for messages; nil: its number does. blob.ErrCorrupt: they differ.
 func CheckSpans(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt, name func(span int) string) (whole blob.Hash, err error) {
 	if name == nil {
-		name = func(span int) string { return fmt.Sprintf("span %d of %d, at %d", span, len(x.Spans), x.Spans[span].Device) }
+		name = func(span int) string {
+			return fmt.Sprintf("span %d of %d, at %d", span, len(x.Spans), x.Spans[span].Device)
+		}
 	}
 	h := sha256.New()
 	var dst, src []byte

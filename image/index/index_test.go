@@ -254,7 +254,7 @@ func TestLies(t *testing.T) {
 		"window behind":  func(b memory) { binary.LittleEndian.PutUint64(b[second+16:], uint64(len(b))) },
 		"window far":     func(b memory) { binary.LittleEndian.PutUint64(b[second+16:], 1<<63) },
 		"window length":  func(b memory) { binary.LittleEndian.PutUint32(b[second+32:], math.MaxUint32) },
-		"codec":          func(b memory) { b[second+36] = 3 },
+		"codec":          func(b memory) { b[second+36] = 4 },
 		"stored codec":   func(b memory) { b[second+36] = 0 },
 		"bit":            func(b memory) { b[second+37] = 8 },
 	} {

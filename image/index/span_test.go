@@ -7,6 +7,8 @@ import (
 	"errors"
 	"testing"
 
+	"lukechampine.com/blake3"
+
 	"github.com/pantala/pantala/blob"
 )
 
@@ -37,7 +39,7 @@ func TestChunks(t *testing.T) {
 		"all pad, but stored":    {Length: 1000, Pad: 1000, StoredLength: 10},
 		"more pad than length":   {Length: 1000, Pad: 1001, Codec: Zstd, StoredLength: 5},
 		"much padding":           {Length: 5000, Pad: 2048, Codec: Zstd, StoredLength: 5},
-		"kind":                   {Length: 1000, Kind: 3, Codec: Zstd, StoredLength: 5},
+		"kind":                   {Length: 1000, Kind: 4, Codec: Zstd, StoredLength: 5},
 		"what is stored, behind": {Length: 1000, Skip: 1, StoredLength: 1000},
 	} {
 		if _, err := Encode(&b, Facts{Stored: 1000, Size: bad.Length}, new(Entries), []Span{bad}, nil); !errors.Is(err, blob.ErrCorrupt) {
@@ -52,6 +54,7 @@ func TestVerify(t *testing.T) {
 		{Kind: Merkle, Digest: Root(decoded)},
 		{Kind: Chunk, Digest: sha256.Sum256(decoded)},
 		{Kind: StoredChunk, Digest: sha256.Sum256(stored)},
+		{Kind: Blake3, Digest: blake3.Sum256(decoded)},
 	} {
 		if !s.Verify(stored, decoded) {
 			t.Errorf("kind %d does not verify", s.Kind)
