@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/fs/erofs"
 )
 
 // devConfig is what a test tells the process that serves its devices.
@@ -30,12 +31,14 @@ type devConfig struct {
 
 // devCommand is one line to the server; devAnswer its answer.
 type devCommand struct {
-	Op   string // add, remove, complete, auto, fail, settle, handover, stats, unmount, exit
+	Op   string // add, flat, remove, complete, auto, fail, settle, handover, stats, unmount, exit
 	Name string
 	ID   uint64
 	Data string // file with the content, of add
 	Ms   int    // of add and auto: absent bytes come that much later; < 0: never
 	Full bool   // of add: all is there from the start
+
+	Layers []string // of flat, which adds the image Data as one file: the names of its layers, which were added
 }
 
 type devAnswer struct {
@@ -104,6 +107,20 @@ func devicesMain() int {
 				b.close()
 			} else {
 				blobs[q.Name] = b
+			}
+		case "flat":
+			var img *erofs.Image
+			if img, err = erofs.OpenFile(q.Data); err != nil {
+				break
+			}
+			defer img.Close()
+			var layers []Blob
+			for _, name := range q.Layers {
+				layers = append(layers, blobs[name])
+			}
+			var f *Flat
+			if f, err = NewFlat(img, layers); err == nil {
+				path, err = d.Add(q.ID, q.Name, f)
 			}
 		case "remove":
 			if err = d.Remove(q.Name); err == nil && b != nil {

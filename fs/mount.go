@@ -175,6 +175,7 @@ func mountFS(ctx context.Context, dir, source string, o Options, newFS func(*Mou
 	m.fd, m.privileged = at.fd, at.privileged
 	// Passthrough needs CAP_SYS_ADMIN; without it, negotiating it would only forbid to stack on this mount.
 	m.proto = newProtocol(newFS(m), o.Passthrough && at.privileged, m.panicked, m.log)
+	m.proto.async = m.devices != nil // a loop device reads that way (erofs.MountFlat)
 	if err := m.start(ctx); err != nil {
 		// Closing the last descriptor of the connection kills it, after which the mount point lets go of it.
 		m.hold.end()

@@ -13,7 +13,8 @@ import (
 // decodes every request but READ and INTERRUPT, calls the raw file system and encodes the answer. It is safe
 // for concurrent use once INIT has been answered.
 type protocol struct {
-	ps *fuse.ProtocolServer
+	ps    *fuse.ProtocolServer
+	async bool // direct reads need not wait for each other; who makes one by himself can then not be interrupted
 }
 
 // maxBackground bounds the READ requests that the kernel has out at the same time for readahead. A parked read
@@ -71,6 +72,10 @@ func (p *protocol) init(in, out []byte) (n int, passthrough bool, err error) {
 		return 0, false, fmt.Errorf("%w: the kernel opened with opcode %d instead of INIT", ErrPrerequisite, op)
 	}
 	n = p.handle(in, out)
+	if n >= outHeaderSize+64 && p.async && host.Uint32(in[inHeaderSize+12:])&fuse.CAP_ASYNC_DIO != 0 {
+		// The library never agrees to it.
+		host.PutUint32(out[outHeaderSize+12:], host.Uint32(out[outHeaderSize+12:])|fuse.CAP_ASYNC_DIO)
+	}
 	if n < outHeaderSize+64 {
 		major, minor := host.Uint32(in[inHeaderSize:]), host.Uint32(in[inHeaderSize+4:])
 		return n, false, fmt.Errorf("%w: the kernel speaks FUSE %d.%d, which is too old; Linux 4.20 or later is needed", ErrPrerequisite, major, minor)

@@ -26,15 +26,19 @@ func (b broken) File() *os.File                               { return nil }
 // scattered is the Blob of a file that does not lie in one piece of one layer: a sparse one, or one whose bytes stand
 // in the metadata. There are few of them, so it may allocate and copy.
 type scattered struct {
-	t     *imageTree
-	inode erofs.Inode
+	// Constant.
+	size    int64
+	extent  func(off int64) (erofs.Extent, error) // the stretch from off on, which is inside
+	image   *erofs.Image
+	devices []Blob
 
 	mu    sync.Mutex
 	waits map[blob.Waiter]*gather // guarded by mu
 }
 
 func newScattered(t *imageTree, i erofs.Inode) *scattered {
-	return &scattered{t: t, inode: i, waits: map[blob.Waiter]*gather{}}
+	extent := func(off int64) (erofs.Extent, error) { return t.extent(&i, off) }
+	return &scattered{size: i.Size, extent: extent, image: t.img, devices: t.devices, waits: map[blob.Waiter]*gather{}}
 }
 
 // gather is a read that waits for pieces of several extents.
@@ -86,7 +90,7 @@ func (s *scattered) take(g *gather) bool {
 // pieces calls do for the extents of n bytes from off on.
 func (s *scattered) pieces(off int64, n int, do func(x erofs.Extent) error) error {
 	for end := off + int64(n); off < end; {
-		x, err := s.t.extent(&s.inode, off)
+		x, err := s.extent(off)
 		if err != nil {
 			return err
 		}
@@ -99,7 +103,7 @@ func (s *scattered) pieces(off int64, n int, do func(x erofs.Extent) error) erro
 	return nil
 }
 
-func (s *scattered) Size() int64 { return s.inode.Size }
+func (s *scattered) Size() int64 { return s.size }
 
 // Want asks the layers for all pieces at once.
 func (s *scattered) Want(off int64, n int, w blob.Waiter) bool {
@@ -111,7 +115,7 @@ func (s *scattered) Want(off int64, n int, w blob.Waiter) bool {
 		if x.Device <= 0 {
 			return nil
 		}
-		p := &part{g, s.t.devices[x.Device-1]}
+		p := &part{g, s.devices[x.Device-1]}
 		g.mu.Lock()
 		g.left++
 		g.parts = append(g.parts, p)
@@ -179,10 +183,10 @@ func (s *scattered) WriteTo(fd int, hdr []byte, off int64, n int) (int, error) {
 		case x.Device == erofs.Hole:
 			return nil
 		case x.Device == 0:
-			return s.t.img.ReadAt(to, x.Offset)
+			return s.image.ReadAt(to, x.Offset)
 		}
 		// The layer's header is one byte that is not looked at: writev(2) wants something there.
-		if _, err := s.t.devices[x.Device-1].WriteTo(mem, []byte{0}, x.Offset, len(to)); err != nil {
+		if _, err := s.devices[x.Device-1].WriteTo(mem, []byte{0}, x.Offset, len(to)); err != nil {
 			return err
 		}
 		if got, err := unix.Pread(mem, to, written+1); err != nil || got != len(to) {
@@ -200,7 +204,7 @@ func (s *scattered) WriteTo(fd int, hdr []byte, off int64, n int) (int, error) {
 func (s *scattered) Touch(off int64, n int) {
 	_ = s.pieces(off, n, func(x erofs.Extent) error { // the read was answered
 		if x.Device > 0 {
-			s.t.devices[x.Device-1].Touch(x.Offset, int(x.Length))
+			s.devices[x.Device-1].Touch(x.Offset, int(x.Length))
 		}
 		return nil
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -84,20 +83,20 @@ func mount(ctx context.Context, source string, params []param, dir string) (err 
 		return openError(err)
 	}
 	defer unix.Close(fd)
-	var held []*os.File
+	var held []int
 	defer func() {
 		for _, f := range held {
-			f.Close()
+			unix.Close(f)
 		}
 	}()
 	set := func(key, path string) error {
 		if len(path) >= maxValue { // its descriptor has a short name
-			f, err := os.Open(path)
+			f, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 			if err != nil {
-				return fmt.Errorf("mount %s: %w", source, err)
+				return fmt.Errorf("mount %s: %s: %w", source, path, err)
 			}
 			held = append(held, f)
-			path = fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+			path = fmt.Sprintf("/proc/self/fd/%d", f)
 		}
 		if err := unix.FsconfigSetString(fd, key, path); err != nil {
 			return kernelError(fd, fmt.Sprintf("%s=%s", key, path), err)
@@ -122,7 +121,6 @@ func mount(ctx context.Context, source string, params []param, dir string) (err 
 		setReadAhead(before)
 	}
 	naming.Unlock()
-	runtime.KeepAlive(held)
 	if err != nil {
 		return kernelError(fd, "mount "+source, err)
 	}
