@@ -43,6 +43,7 @@ type Config struct {
 	MaxLayerSize  int64    // bytes that a layer may have uncompressed; 0: what image/build says
 	MaxLayerRatio int64    // uncompressed bytes for each compressed one; 0: the same
 	DockerConfig  string   // directory of docker's config.json; "": as docker finds it
+	ImageMount    string   // Auto, or the only way in which images may be mounted: Devices, Loop or Files
 	IndexKeys     []string // files of public keys whose signatures of indexes in registries are believed; none: no such index is used
 
 	AllowOther  bool // other users may read the mounts
@@ -68,6 +69,13 @@ const (
 	Auto = "auto"
 )
 
+// How images are mounted, best first.
+const (
+	Devices = "devices" // by the kernel's EROFS, over a file for each layer (Linux 6.12)
+	Loop    = "loop"    // by the kernel's EROFS, through a loop device over one file
+	Files   = "files"   // by this process, which answers for each name
+)
+
 // DefaultMemory is the bound of transfer buffers in bytes: 256 transfers of blob.MaxBuffer blocks at once,
 // which fills a 10 Gbit/s link up to a round trip of 50 ms and leaves room in a 256 MiB cgroup.
 const DefaultMemory = 64 << 20
@@ -88,6 +96,7 @@ func Default(uid int, getenv func(string) string) Config {
 		PEX:         true,
 		LSD:         Auto,
 		Role:        Peer,
+		ImageMount:  Auto,
 		LogLevel:    slog.LevelInfo,
 		Fill:        "idle",
 		Timeout:     blob.DefaultTimeout,

@@ -35,6 +35,7 @@ var keys = []key{
 	{"download-limit", func(c *Config, v any) error { return size(&c.DownloadLimit, v, 0) }},
 	{"fill", func(c *Config, v any) error { return oneOf(&c.Fill, v, "never", "idle", "eager") }},
 	{"hard", func(c *Config, v any) error { return boolean(&c.Hard, v) }},
+	{"image-mount", func(c *Config, v any) error { return oneOf(&c.ImageMount, v, Auto, Devices, Loop, Files) }},
 	{"index-keys", func(c *Config, v any) error { return paths(&c.IndexKeys, v) }},
 	{"listen", func(c *Config, v any) error { return address(&c.Listen, v) }},
 	{"log-level", func(c *Config, v any) error { return level(&c.LogLevel, v) }},

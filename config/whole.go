@@ -26,6 +26,7 @@ func (c Config) Whole() map[string]string {
 		"plain-http":     strings.Join(c.PlainHTTP, ","),
 		"certs-dir":      c.CertsDir,
 		"docker-config":  c.DockerConfig,
+		"image-mount":    c.ImageMount,
 		"index-keys":     strings.Join(c.IndexKeys, ","),
 	}
 }

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	pfs "github.com/pantala/pantala/fs"
 )
 
 // bindReadOnly shows what is mounted at from also at to (mount(2), MS_BIND).
@@ -46,6 +50,21 @@ func detachDir(dir string) error {
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("detaching %s: %w", dir, err)
+	}
+	return nil
+}
+
+// clearDir makes a directory of the state, after taking away what a process that is gone has served there.
+func clearDir(dir string) error {
+	dead, err := pfs.Below(dir)
+	for _, m := range slices.Backward(dead) {
+		err = errors.Join(err, detachDir(m.Dir))
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("state directory: %w", err)
 	}
 	return nil
 }

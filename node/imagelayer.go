@@ -15,6 +15,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/blockio"
+	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/fs"
@@ -171,14 +172,14 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 		l.path = decoded
 		return nil
 	}
-	if !s.kernel {
-		return nil // files are read from the device, not through it
+	if s.how != config.Devices && !s.adopted(l.desc.Digest) {
+		return nil // the tree is not read through a file of the device alone
 	}
 	mount, err := s.deviceMount(ctx)
 	if err != nil {
 		return err
 	}
-	id, err := s.nodeID(l.desc.Digest)
+	id, err := s.nodeID(l.desc.Digest.String())
 	if err != nil {
 		return err
 	}
@@ -187,9 +188,9 @@ func (s *images) open(ctx context.Context, l *layer, a *asked) (err error) {
 	return control.Local(err)
 }
 
-// nodeID is the number of a layer's file in the FUSE mount. It stays the same for as long as the state directory
-// exists, and no other layer gets it: EROFS mounts hold on to it, whatever process answers.
-func (s *images) nodeID(digest blob.Hash) (uint64, error) {
+// nodeID is the number of a file in the FUSE mount: of a layer, or of a tree. It stays the same for as long as the state
+// directory exists, and no other file gets it: EROFS mounts hold on to it, whatever process answers.
+func (s *images) nodeID(name string) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	path := filepath.Join(s.dir, "nodes")
@@ -203,20 +204,20 @@ func (s *images) nodeID(digest blob.Hash) (uint64, error) {
 			return 0, control.Local(fmt.Errorf("state directory: %s: %w", path, err))
 		}
 	}
-	if id, ok := s.nodes[digest.String()]; ok {
+	if id, ok := s.nodes[name]; ok {
 		return id, nil
 	}
 	id := uint64(2)
 	for _, used := range s.nodes {
 		id = max(id, used+1)
 	}
-	s.nodes[digest.String()] = id
+	s.nodes[name] = id
 	raw, err := json.Marshal(s.nodes)
 	if err == nil {
 		err = replace(path, raw)
 	}
 	if err != nil {
-		delete(s.nodes, digest.String())
+		delete(s.nodes, name)
 		return 0, control.Local(fmt.Errorf("state directory: %w", err))
 	}
 	return id, nil

@@ -63,6 +63,11 @@ func (s *images) resume() {
 	}
 	if err != nil {
 		s.n.log.Warn("images that an earlier daemon served are lost to their containers: they must be started again", "err", err)
+		for _, r := range s.remembered() {
+			if err := s.bury(r); err != nil {
+				s.n.log.Warn("a mount of an earlier daemon stays", "dir", r.Dir, "err", err)
+			}
+		}
 		for _, m := range slices.Backward(below) {
 			if err := detachDir(m.Dir); err != nil {
 				s.n.log.Warn("a mount of an earlier daemon stays", "dir", m.Dir, "err", err)
@@ -98,24 +103,10 @@ func (s *images) adopt(ctx context.Context, adopted []fs.Adopted) {
 }
 
 func (s *images) adoptOne(ctx context.Context, a fs.Adopted) error {
-	digest, err := blob.ParseHash(a.Name)
-	if err != nil {
-		return fmt.Errorf("layer %q: %w", a.Name, err)
+	if strings.HasPrefix(a.Name, flatPrefix) {
+		return s.adoptFlat(ctx, a.Name)
 	}
-	k, ok := s.knownIndexOf(digest)
-	if !ok || k.Ref == "" {
-		return fmt.Errorf("%w: layer sha256:%v: nothing is known of it any more", blob.ErrNotFound, digest)
-	}
-	ref, err := registry.Parse(k.Ref)
-	if err != nil {
-		return err
-	}
-	desc := registry.Layer{Digest: digest, Size: k.Stored, DiffID: k.diffID()}
-	layers, err := layersOf(k.Blobs)
-	if err != nil {
-		return err
-	}
-	l, err := s.acquire(ctx, &registry.Image{Ref: ref, Layers: layers}, desc, s.nobodyKnows())
+	l, err := s.adoptLayer(ctx, a.Name)
 	if err != nil {
 		return err
 	}
@@ -123,6 +114,28 @@ func (s *images) adoptOne(ctx context.Context, a fs.Adopted) error {
 	defer s.mu.Unlock()
 	s.kept = append(s.kept, l)
 	return nil
+}
+
+// adoptLayer acquires a layer of which only the digest is known, in hexadecimal.
+func (s *images) adoptLayer(ctx context.Context, name string) (*layer, error) {
+	digest, err := blob.ParseHash(name)
+	if err != nil {
+		return nil, fmt.Errorf("layer %q: %w", name, err)
+	}
+	k, ok := s.knownIndexOf(digest)
+	if !ok || k.Ref == "" {
+		return nil, fmt.Errorf("%w: layer sha256:%v: nothing is known of it any more", blob.ErrNotFound, digest)
+	}
+	ref, err := registry.Parse(k.Ref)
+	if err != nil {
+		return nil, err
+	}
+	desc := registry.Layer{Digest: digest, Size: k.Stored, DiffID: k.diffID()}
+	layers, err := layersOf(k.Blobs)
+	if err != nil {
+		return nil, err
+	}
+	return s.acquire(ctx, &registry.Image{Ref: ref, Layers: layers}, desc, s.nobodyKnows())
 }
 
 // unkeep gives layers back that a tree has now, which was mounted before this process was.
@@ -178,6 +191,10 @@ func (s *images) leave(ctx context.Context, trees []*rootfs) (stay bool, errs []
 	for _, t := range trees {
 		t.cancel()
 		t.work.Wait()
+		if t.served != nil { // it cannot go on without this process
+			errs = append(errs, s.unserve(ctx, t.served, t.tree))
+			continue
+		}
 		if t.dir != "" && (inUse(t.dir) || erofs.Unmount(ctx, t.dir) != nil) {
 			used = append(used, t)
 		}
@@ -186,11 +203,11 @@ func (s *images) leave(ctx context.Context, trees []*rootfs) (stay bool, errs []
 	d := s.devices
 	s.mu.Unlock()
 	if len(used) == 0 && (d == nil || !errors.Is(d.Unmount(ctx), fs.ErrBusy)) {
-		return false, nil
+		return false, errs
 	}
 	if d == nil || d.Handover() {
 		s.n.log.Info("images stay mounted, because they are in use; the next daemon takes them over", "images", len(used))
-		return true, nil
+		return true, errs
 	}
 	for _, t := range used {
 		s.n.log.Warn("an image is taken away from those who use it", "image", t.image.Ref)
@@ -227,40 +244,62 @@ func (s *images) remember() {
 	}
 }
 
+// remembered are the mounts of an earlier process.
+func (s *images) remembered() (all []mountRecord) {
+	raw, err := os.ReadFile(s.mountsFile())
+	if err != nil {
+		return nil
+	}
+	if err := json.Unmarshal(raw, &all); err != nil {
+		s.n.log.Warn("the mounts of an earlier daemon are not known", "err", err)
+		return nil
+	}
+	return all
+}
+
 // restore finds the mounts of an earlier process that are still there. Those that are not are forgotten, with what was
 // written to them.
 func (s *images) restore() {
-	raw, err := os.ReadFile(s.mountsFile())
-	if err != nil {
-		return
-	}
-	var all []mountRecord
-	if err := json.Unmarshal(raw, &all); err != nil {
-		s.n.log.Warn("the mounts of an earlier daemon are not known", "err", err)
-		return
-	}
+	all := s.remembered()
 	for _, r := range all {
 		if err := s.restoreOne(s.n.asking, r); err != nil {
 			s.n.log.Warn("a mount of an earlier daemon is not served any more", "dir", r.Dir, "err", err)
 		}
 	}
-	s.mu.Lock()
-	s.remember()
-	s.mu.Unlock()
+	if len(all) > 0 {
+		s.mu.Lock()
+		s.remember()
+		s.mu.Unlock()
+	}
+}
+
+// there reports whether a mount of an earlier process is still in the file tree.
+func (r mountRecord) there() (bool, error) {
+	all, err := fs.Below(r.Dir)
+	return err == nil && slices.ContainsFunc(all, func(m fs.MountInfo) bool {
+		return m.Dir == r.Dir && (m.Type == "erofs" || m.Type == "overlay" || m.Type == "fuse.pantala")
+	}), err
+}
+
+// bury takes a mount out of the file tree that cannot be read any more, with what was written to it.
+func (s *images) bury(r mountRecord) error {
+	there, err := r.there()
+	if there {
+		err = detachDir(r.Dir)
+	}
+	if err == nil && r.Written != "" && filepath.Dir(r.Written) == filepath.Join(s.dir, "rw") {
+		err = os.RemoveAll(r.Written)
+	}
+	return err
 }
 
 func (s *images) restoreOne(ctx context.Context, r mountRecord) error {
-	there, err := fs.Below(r.Dir)
+	there, err := r.there()
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(there, func(m fs.MountInfo) bool {
-		return m.Dir == r.Dir && (m.Type == "erofs" || m.Type == "overlay")
-	}) {
-		if r.Written != "" && filepath.Dir(r.Written) == filepath.Join(s.dir, "rw") {
-			return os.RemoveAll(r.Written)
-		}
-		return nil
+	if !there {
+		return s.bury(r)
 	}
 	m := &imageMount{
 		s: s, source: r.Source, rw: r.Written, state: "mounting",
@@ -270,6 +309,12 @@ func (s *images) restoreOne(ctx context.Context, r mountRecord) error {
 		return err
 	}
 	img, _, err := s.resolve(ctx, r.Source, r.Platform, control.Options{})
+	if err == nil {
+		err = s.alive(img)
+	}
+	if errors.Is(err, errDead) {
+		err = errors.Join(err, s.bury(r))
+	}
 	if err == nil {
 		m.tree, err = s.acquireTree(ctx, img, len(img.Layers), control.Options{})
 	}
@@ -282,6 +327,18 @@ func (s *images) restoreOne(ctx context.Context, r mountRecord) error {
 	s.mu.Unlock()
 	s.n.log.Info("still mounted", "source", r.Source, "dir", r.Dir)
 	return nil
+}
+
+// errDead is what a mount is whose tree has ended with the process that served it.
+var errDead = errors.New("its image was served by the process that is gone: it was unmounted")
+
+// alive finds out whether the tree of an image is still mounted where an earlier process had it.
+func (s *images) alive(img *registry.Image) error {
+	dir, err := s.path("mnt", treeKey(img, len(img.Layers)).String()[:32])
+	if err == nil && !mounted(dir) {
+		err = errDead
+	}
+	return err
 }
 
 // left reports whether an earlier process has left something that resume should look at.

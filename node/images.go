@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
 	"github.com/pantala/pantala/fs/erofs"
@@ -36,7 +37,7 @@ type images struct {
 	registry *registry.Client
 	decoders *device.Pool
 	shrinker shrinker
-	kernel   bool // the kernel mounts trees by itself; else each file of them is served by this process
+	how      string // config.Devices or config.Loop: the kernel mounts trees by itself; config.Files: this process serves them
 
 	records *tracker.Records // nil: no tracker
 	keys    artifact.Keys    // whose signatures of indexes are believed
@@ -51,6 +52,7 @@ type images struct {
 	nodes   map[string]uint64             // see nodeID; nil: not read yet
 	closing bool                          // nothing is held for containerd any more
 	kept    []*layer                      // of an earlier process, see adopt
+	flats   map[string]*flat              // by name: those that no tree has, see takeFlat
 	settled chan struct{}                 // closed when the layers that an earlier process has served are open again
 }
 
@@ -60,7 +62,7 @@ type images struct {
 //	layers/      which index a layer has
 //	decoded/     decoded layers, sparse
 //	trees/       metadata of merged trees
-//	devices/     the FUSE mount that serves incomplete layers
+//	devices/     the FUSE mount that serves incomplete layers, and trees as one file
 //	mnt/         the mounted trees
 //	snapshots/   of containerd
 //	rw/          what was written to images mounted with --rw
@@ -70,7 +72,8 @@ func imagesDir(state string) string { return filepath.Join(state, "images") }
 func (n *Node) newImages() (*images, error) {
 	s := &images{
 		n: n, dir: imagesDir(n.cfg.State), layers: map[blob.Hash]*layer{}, trees: map[blob.Hash]*rootfs{},
-		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{}, forgets: map[string]int{}, settled: make(chan struct{}),
+		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{}, forgets: map[string]int{},
+		flats: map[string]*flat{}, settled: make(chan struct{}),
 	}
 	var dirs []string
 	if d := n.cfg.DockerConfig; d != "" {
@@ -86,20 +89,38 @@ func (n *Node) newImages() (*images, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.chooseMount(); err != nil {
+		return nil, err
+	}
 	s.shrinker = newShrinker()
 	s.decoders = device.NewPool(device.PoolOptions{Idle: s.shrinker.worked})
 	n.wg.Go(func() { n.shrink(s.shrinker) })
-	if can := erofs.Probe(n.asking); can.Files == nil {
-		s.kernel = true
-	} else {
-		n.log.Info("the kernel cannot mount EROFS out of files: images are served name by name, which is slower", "why", can.Files)
-	}
 	if len(n.cfg.Trackers) > 0 {
 		addr := n.swarm.Addr()
 		s.records = tracker.NewRecords(tracker.RecordsOptions{Trackers: n.cfg.Trackers, PeerID: n.swarm.PeerID(), Port: int(addr.Port()), IP: advertised(addr), Log: n.log})
 	}
 	s.resume()
 	return s, nil
+}
+
+// chooseMount decides how trees are mounted.
+func (s *images) chooseMount() (err error) {
+	var can erofs.Support
+	root := os.Geteuid() == 0
+	if root && s.n.cfg.ImageMount != config.Files {
+		can = erofs.Probe(s.n.asking)
+	}
+	var why error
+	if s.how, why, err = ChooseImageMount(s.n.cfg.ImageMount, root, can); err != nil {
+		return err
+	}
+	if why != nil {
+		s.n.log.Info(map[string]string{
+			config.Loop:  "images are mounted through loop devices",
+			config.Files: "images are served name by name, which is slower",
+		}[s.how], "why", why)
+	}
+	return nil
 }
 
 // path is a file or directory of images, whose parent it makes.
@@ -148,6 +169,7 @@ func (s *images) close(ctx context.Context) error {
 	for t := range held {
 		s.giveBack(t)
 	}
+	s.dropFlats()
 	for _, l := range s.kept {
 		s.releaseLayer(l)
 	}
@@ -164,7 +186,7 @@ func (s *images) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// deviceMount is the FUSE mount of incomplete layers, made when it is first needed.
+// deviceMount is the FUSE mount of incomplete layers, and of trees in one file, made when it is first needed.
 func (s *images) deviceMount(ctx context.Context) (*fs.Devices, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock() // mounting takes milliseconds and nobody could go on without it

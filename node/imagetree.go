@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
 	"github.com/pantala/pantala/fs/erofs"
@@ -34,6 +36,7 @@ type rootfs struct {
 	layers []*layer
 	dir    string       // where it is mounted; "": nowhere
 	meta   string       // path of its metadata
+	flat   *flat        // the file that it is mounted from, through a loop device; nil: none
 	served *fs.Mounted  // the mount, where the kernel cannot mount it by itself; else nil
 	tree   *erofs.Image // what served reads
 	ctx    context.Context
@@ -137,30 +140,42 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	if t.dir, err = s.path("mnt", t.key.String()[:32]); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(t.dir, 0o755); err != nil {
-		return control.Local(fmt.Errorf("state directory: %w", err))
+	if mounted(t.dir) { // by an earlier process, over the same layers
+		s.n.log.Info("image is still mounted", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
+		t.flat = s.takeFlat(t.meta)
+		s.unkeep(t.layers)
+		return nil
+	}
+	if err := clearDir(t.dir); err != nil {
+		return control.Local(err)
+	}
+	if err := s.mountTree(ctx, t); err != nil {
+		t.dir = ""
+		return control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
+	}
+	s.n.log.Info("image is readable", "image", t.image.Ref, "layers", t.depth, "dir", t.dir, "by", s.how)
+	return nil
+}
+
+// mountTree mounts a tree at its directory.
+func (s *images) mountTree(ctx context.Context, t *rootfs) (err error) {
+	switch s.how {
+	case config.Files:
+		t.served, t.tree, err = s.serve(ctx, t, t.dir)
+		return err
+	case config.Loop:
+		if t.flat = s.takeFlat(t.meta); t.flat == nil {
+			if t.flat, err = s.serveFlat(ctx, t.meta, t.layers); err != nil {
+				return err
+			}
+		}
+		return erofs.MountFlat(ctx, t.flat.path, t.dir)
 	}
 	var devices []string
 	for _, l := range t.layers {
 		devices = append(devices, l.path)
 	}
-	if !s.kernel {
-		if t.served, t.tree, err = s.serve(ctx, t, t.dir); err != nil {
-			t.dir = ""
-		}
-		return err
-	}
-	if mounted(t.dir) { // by an earlier process, over the same layers
-		s.n.log.Info("image is still mounted", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
-		s.unkeep(t.layers)
-		return nil
-	}
-	if err := erofs.Mount(ctx, meta, devices, t.dir); err != nil {
-		t.dir = ""
-		return control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
-	}
-	s.n.log.Info("image is readable", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
-	return nil
+	return erofs.Mount(ctx, t.meta, devices, t.dir)
 }
 
 // unknown are those of layers whose index is not known here.
@@ -178,7 +193,7 @@ func (s *images) unknown(layers []registry.Layer, strict bool) (all []registry.L
 func (s *images) serve(ctx context.Context, t *rootfs, dir string) (*fs.Mounted, *erofs.Image, error) {
 	img, err := erofs.OpenFile(t.meta)
 	if err != nil {
-		return nil, nil, control.Local(err)
+		return nil, nil, err
 	}
 	devices := make([]fs.Blob, len(t.layers))
 	for i, l := range t.layers {
@@ -187,20 +202,28 @@ func (s *images) serve(ctx context.Context, t *rootfs, dir string) (*fs.Mounted,
 	m, err := fs.MountImage(ctx, dir, img, devices, fs.Options{AllowOther: s.n.cfg.AllowOther, Log: s.n.log, FSName: t.image.Ref.String()})
 	if err != nil {
 		img.Close()
-		return nil, nil, control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
+		return nil, nil, err
 	}
 	return m, img, nil
 }
 
-// unserve unmounts what serve has mounted, in use or not.
+// unserve unmounts what serve has mounted, in use or not. Who still has a file of it open gets errors from then on.
 func (s *images) unserve(ctx context.Context, m *fs.Mounted, img *erofs.Image) error {
 	ctx, cancel := context.WithTimeout(ctx, unmountWait)
 	defer cancel()
-	err := m.Unmount(ctx)
-	if err != nil {
-		err = errors.Join(err, m.Detach(context.WithoutCancel(ctx)), m.Abort())
+	var err error
+	used := inUse(m.Dir())
+	if !used {
+		err = m.Unmount(ctx)
 	}
-	<-m.Done()
+	if used || err != nil { // while it is in the mount table it can be aborted without fusectl
+		err = errors.Join(m.Abort(), m.Detach(context.WithoutCancel(ctx)))
+	}
+	select {
+	case <-m.Done():
+	case <-time.After(abortWait):
+		err = errors.Join(err, fmt.Errorf("%s goes on being served, because it is in use and the connection cannot be cut: mount -t fusectl none /sys/fs/fuse/connections", m.Dir()))
+	}
 	return errors.Join(err, img.Close())
 }
 
@@ -321,8 +344,10 @@ func (s *images) closeTree(ctx context.Context, t *rootfs) error {
 
 // giveBack gives the layers of a tree back that is not served any more.
 func (s *images) giveBack(t *rootfs) {
-	for _, l := range slices.Backward(t.layers) {
-		s.releaseLayer(l)
+	if t.flat == nil || s.closeFlat(t.flat, t.layers) {
+		for _, l := range slices.Backward(t.layers) {
+			s.releaseLayer(l)
+		}
 	}
 	s.mu.Lock()
 	delete(s.trees, t.key)

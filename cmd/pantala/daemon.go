@@ -54,6 +54,7 @@ func (a *app) daemonCommand() *cobra.Command {
 	f.String("fill", "", "for mounts that do not say: never, idle or eager (default idle)")
 	f.String("snapshotter", "", "serve containerd's snapshotter on this unix socket: see pantala setup containerd")
 	addRegistries(f)
+	addImageMount(f)
 	addPlace(f)
 	addLimits(f)
 	addDiscovery(f)

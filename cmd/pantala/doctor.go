@@ -22,6 +22,7 @@ import (
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
 	"github.com/pantala/pantala/fs/erofs"
+	"github.com/pantala/pantala/node"
 	"github.com/pantala/pantala/tracker"
 )
 
@@ -86,7 +87,7 @@ func (a *app) printChecks(checks []check, asJSON bool) error {
 
 // examine runs all checks, the most basic first.
 func examine(ctx context.Context, c config.Config) []check {
-	checks := append(checkFuse(), checkKernel(), checkImages(ctx), checkState(c), checkDisk(c), checkDaemon(ctx, c), checkPort(ctx, c))
+	checks := append(checkFuse(), checkKernel(), checkImages(ctx, c), checkState(c), checkDisk(c), checkDaemon(ctx, c), checkPort(ctx, c))
 	if len(c.Trackers) == 0 {
 		return append(checks, check{"tracker", "ok", "none configured: blobs are fetched from their origin and named peers only", ""})
 	}
@@ -150,20 +151,34 @@ func existing(path string) string {
 	}
 }
 
-// checkImages tells how container images are mounted here: by the kernel (EROFS over files, Linux 6.12), or name by name
-// through this process.
-func checkImages(ctx context.Context) check {
-	if os.Geteuid() != 0 {
-		return check{"images", "warn", "not root: images are served name by name, and belong to you", "run the daemon as root to have the kernel mount them, and for containerd"}
+// checkImages tells how container images are mounted here, and why not in a better way.
+func checkImages(ctx context.Context, c config.Config) check {
+	root := os.Geteuid() == 0
+	var can erofs.Support
+	if root {
+		can = erofs.Probe(ctx)
 	}
-	erofs, devices := erofs.Probe(ctx), fs.ProbeDevices(ctx)
+	how, why, err := node.ChooseImageMount(c.ImageMount, root, can)
 	switch {
-	case erofs.Files != nil:
-		return check{"images", "warn", fmt.Sprintf("the kernel cannot mount EROFS out of files (%v): images are served name by name", erofs.Files), "use Linux 6.12 or later with EROFS, and modprobe erofs"}
-	case devices.Handover != nil:
-		return check{"images", "warn", fmt.Sprintf("the kernel mounts images; they do not survive the daemon (%v)", devices.Handover), "use Linux 6.9 or later"}
+	case err != nil:
+		return check{"images", "fail", err.Error(), "leave image-mount at auto"}
+	case !root:
+		return check{"images", "warn", "not root: images are served name by name, and belong to you", "run the daemon as root to have the kernel mount them, and for containerd"}
+	case how == config.Files:
+		detail, fix := fmt.Sprintf("images are served name by name, which is slower, and do not survive the daemon (%v)", why), "use Linux 6.12 or later with EROFS, or one with EROFS and loop devices, and modprobe erofs loop"
+		if c.ImageMount != config.Auto {
+			fix = "set image-mount to auto"
+		}
+		return check{"images", "warn", detail, fix}
 	}
-	return check{"images", "ok", "the kernel mounts images (EROFS over files), which survive the daemon", ""}
+	detail := "the kernel mounts images (EROFS over files)"
+	if how == config.Loop {
+		detail = fmt.Sprintf("the kernel mounts images (EROFS through a loop device), because %v", why)
+	}
+	if devices := fs.ProbeDevices(ctx); devices.Handover != nil {
+		return check{"images", "warn", fmt.Sprintf("%s; they do not survive the daemon (%v)", detail, devices.Handover), "use Linux 6.9 or later"}
+	}
+	return check{"images", "ok", detail + "; they survive the daemon", ""}
 }
 
 // Magic numbers of file systems (statfs(2)) that cannot back a passthrough file: the kernel refuses files

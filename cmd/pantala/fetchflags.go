@@ -83,6 +83,11 @@ func addRegistries(flags *pflag.FlagSet) {
 	flags.String("index-keys", "", "files of public keys, separated by commas: indexes of layers that one of them has signed are taken from the registry")
 }
 
+// addImageMount adds the flag that says how images are mounted.
+func addImageMount(flags *pflag.FlagSet) {
+	flags.String("image-mount", "", "how images are mounted: devices (EROFS over files, Linux 6.12), loop (EROFS through a loop device), files (name by name, without EROFS), or auto, the first of these that pantala doctor finds possible (default auto)")
+}
+
 // addDiscovery adds the flags that say where peers are looked for beside trackers, and how they are spoken with.
 func addDiscovery(flags *pflag.FlagSet) {
 	flags.String("compress", "", "on or off: between peers of ours, compress what gets shorter when the link is slow (default on)")

@@ -60,6 +60,7 @@ func (m *mountFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&m.platform, "platform", "", "of an image: os/arch[/variant] (default this machine's)")
 	f.BoolVar(&m.readWrite, "rw", false, "of an image: it can be written to; what was written is gone when it is unmounted")
 	addRegistries(f)
+	addImageMount(f)
 	f.String("quota", "", "how much the cache may hold, such as 20GiB; what was not used for longest goes (default no bound)")
 	f.String("memory", "", "transfer buffers of the daemon (default 64MiB)")
 }

@@ -56,7 +56,9 @@ func lazy(t *testing.T, c *imagestest.Containerd, r *imagestest.Registry, layers
 
 // TestLazy pulls and runs: containerd fetches nothing, and the container sees what the layers say.
 func TestLazy(t *testing.T) {
-	each(t, func(t *testing.T, w *e2etest.World, c *imagestest.Containerd) {
+	ways(t, func(t *testing.T, v imagestest.Version, flags []string) {
+		w := e2etest.New(t)
+		c := v.Start(w, flags...)
 		r := imagestest.NewRegistry(w, false)
 		image, sum := three(t, 1)
 		ref := r.Push("three", image)
@@ -129,7 +131,9 @@ func TestOrdinary(t *testing.T) {
 
 // TestShared: images that share layers, and a container of an image that is another one's beginning.
 func TestShared(t *testing.T) {
-	each(t, func(t *testing.T, w *e2etest.World, c *imagestest.Containerd) {
+	ways(t, func(t *testing.T, v imagestest.Version, flags []string) {
+		w := e2etest.New(t)
+		c := v.Start(w, flags...)
 		r := imagestest.NewRegistry(w, false)
 		image, _ := three(t, 1)
 		whole := r.Push("whole", image)
@@ -178,7 +182,9 @@ func TestBroken(t *testing.T) {
 
 // TestRemove: when an image is removed its space is free again, and nothing of it is mounted.
 func TestRemove(t *testing.T) {
-	each(t, func(t *testing.T, w *e2etest.World, c *imagestest.Containerd) {
+	ways(t, func(t *testing.T, v imagestest.Version, flags []string) {
+		w := e2etest.New(t)
+		c := v.Start(w, flags...)
 		r := imagestest.NewRegistry(w, false)
 		image, sum := three(t, 1)
 		keep := r.Push("keep", imagestest.New(image.Layers[0], imagestest.Gzip(imagestest.Entry{Name: "keep", Body: "kept\n"})))
@@ -207,6 +213,9 @@ func TestRemove(t *testing.T) {
 		}
 		if !e2etest.Poll(20*time.Second, func() bool { return len(erofs(w)) == 0 }) {
 			t.Errorf("still mounted: %v", erofs(w))
+		}
+		if !e2etest.Poll(20*time.Second, func() bool { return len(loops(t, w.Root)) == 0 }) {
+			t.Errorf("loop devices are left: %v", loops(t, w.Root))
 		}
 	})
 }

@@ -2,6 +2,7 @@ package images
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,33 +60,31 @@ func TestNextNode(t *testing.T) {
 
 // TestLazyRestart: a container that has not read everything yet survives pantala, ended by a signal and killed.
 func TestLazyRestart(t *testing.T) {
-	for _, v := range imagestest.Versions(t) {
-		t.Run("containerd"+v.Name, func(t *testing.T) {
-			w := e2etest.New(t)
-			r := imagestest.NewRegistry(w, false)
-			noise, sum1 := imagestest.Noise(2<<20, 7)
-			more, sum2 := imagestest.Noise(2<<20, 8)
-			ref := r.Push("noise", imagestest.New(imagestest.Busybox(t), imagestest.Gzip(imagestest.Entry{Name: "one", Body: noise}), imagestest.Gzip(imagestest.Entry{Name: "two", Body: more})))
-			_, c := second(t, w, v, r, ref)
-			c.Box(ref, "box")
-			if n := e2etest.Disk(filepath.Join(c.Node.State, "images", "decoded")); n > 3<<20 {
-				t.Errorf("%s of layers are here, whereas nobody has read the noise: the test shows nothing", e2etest.MiB(n))
-			}
-			c.StopPantala()
-			c.StartPantala()
-			if got := c.Exec("box", "/bin/sha256sum", "/one"); !strings.HasPrefix(got.Stdout, sum1) {
-				t.Errorf("after the daemon was ended and started: %v", got)
-			}
-			c.KillPantala()
-			c.StartPantala()
-			if got := c.Exec("box", "/bin/sha256sum", "/two"); !strings.HasPrefix(got.Stdout, sum2) {
-				t.Errorf("after the daemon was killed and started: %v", got)
-			}
-			if got := c.MustRun(ref, "/bin/sha256sum", "/two"); !strings.HasPrefix(got, sum2) {
-				t.Errorf("a new container: %v", got)
-			}
-		})
-	}
+	ways(t, func(t *testing.T, v imagestest.Version, flags []string) {
+		w, survives := e2etest.New(t), !slices.Contains(flags, "files") // what is served name by name ends with the process
+		r := imagestest.NewRegistry(w, false)
+		noise, sum1 := imagestest.Noise(2<<20, 7)
+		more, sum2 := imagestest.Noise(2<<20, 8)
+		ref := r.Push("noise", imagestest.New(imagestest.Busybox(t), imagestest.Gzip(imagestest.Entry{Name: "one", Body: noise}), imagestest.Gzip(imagestest.Entry{Name: "two", Body: more})))
+		_, c := second(t, w, v, r, ref, flags...)
+		c.Box(ref, "box")
+		if n := e2etest.Disk(filepath.Join(c.Node.State, "images", "decoded")); n > 3<<20 {
+			t.Errorf("%s of layers are here, whereas nobody has read the noise: the test shows nothing", e2etest.MiB(n))
+		}
+		c.StopPantala()
+		c.StartPantala()
+		if got := c.Exec("box", "/bin/sha256sum", "/one"); survives && !strings.HasPrefix(got.Stdout, sum1) {
+			t.Errorf("after the daemon was ended and started: %v", got)
+		}
+		c.KillPantala()
+		c.StartPantala()
+		if got := c.Exec("box", "/bin/sha256sum", "/two"); survives && !strings.HasPrefix(got.Stdout, sum2) {
+			t.Errorf("after the daemon was killed and started: %v", got)
+		}
+		if got := c.MustRun(ref, "/bin/sha256sum", "/two"); !strings.HasPrefix(got, sum2) {
+			t.Errorf("a new container: %v", got)
+		}
+	})
 }
 
 // TestRegistryGone: without registry and neighbours a container runs on what is here, what is not is an error in bounded
