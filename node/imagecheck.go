@@ -234,7 +234,12 @@ func (k *looked) check(ctx context.Context, i int, tell func(int)) error {
 	if found.index.DiffID.IsZero() {
 		found.index.DiffID = l.desc.DiffID
 	}
-	all, err := build.Check(ctx, found.index, stored, found.file.fetch)
+	scratch, err := s.scratch()
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	all, err := build.Check(ctx, found.index, stored, found.file.fetch, scratch)
 	if err != nil {
 		if errors.Is(err, blob.ErrCorrupt) {
 			s.n.log.Error("a layer and what is known of it differ", "layer", l.desc.Digest, "index", found.known.Digest, "err", err)

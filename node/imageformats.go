@@ -8,6 +8,7 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/control"
+	"github.com/pantala/pantala/image/erofslayer"
 	"github.com/pantala/pantala/image/estargz"
 	"github.com/pantala/pantala/image/index"
 	"github.com/pantala/pantala/image/zstdchunked"
@@ -30,6 +31,9 @@ var formats = []format{
 // ownIndex makes an index of the table that the layer, or its image, brings along; nil without an error: there is none
 // that the image vouches for.
 func (s *images) ownIndex(ctx context.Context, l *layer) (*indexed, error) {
+	if erofslayer.Is(l.desc.MediaType) {
+		return nil, nil // annotations that say otherwise are of the layer that it was converted from
+	}
 	for _, f := range formats {
 		if !f.pinned(l.desc.Annotations) {
 			continue

@@ -18,6 +18,7 @@ import (
 	"github.com/pantala/pantala/fetch"
 	"github.com/pantala/pantala/image/build"
 	"github.com/pantala/pantala/image/device"
+	"github.com/pantala/pantala/image/erofslayer"
 	"github.com/pantala/pantala/image/index"
 	"github.com/pantala/pantala/image/soci"
 	"github.com/pantala/pantala/metainfo"
@@ -338,12 +339,22 @@ func (r *sequential) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// scratch is a file that goes when it is closed.
+func (s *images) scratch() (*os.File, error) {
+	f, err := os.CreateTemp(s.dir, "windows-")
+	if err != nil {
+		return nil, control.Local(fmt.Errorf("state directory: %w", err))
+	}
+	os.Remove(f.Name())
+	return f, nil
+}
+
 // buildIndex reads the whole layer as it arrives, decodes it into the file decoded, unless that is "", and makes its
 // index.
 func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, decoded string) (_ *indexed, err error) {
 	s.n.log.Info("nobody has an index of the layer: reading it whole", "layer", l.desc.Digest, "size", l.desc.Size)
 	d := l.desc
-	o := build.Options{MaxSize: s.n.cfg.MaxLayerSize, MaxRatio: s.n.cfg.MaxLayerRatio, Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID}}
+	o := build.Options{MaxSize: s.n.cfg.MaxLayerSize, MaxRatio: s.n.cfg.MaxLayerRatio, Want: build.Want{Digest: d.Digest, Size: d.Size, DiffID: d.DiffID}, Image: erofslayer.Is(d.MediaType)}
 	if decoded != "" {
 		device.Remove(decoded) // whatever an earlier attempt left
 		out, err := os.OpenFile(decoded, os.O_RDWR|os.O_CREATE, 0o600)
@@ -353,12 +364,11 @@ func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, d
 		defer out.Close()
 		o.Decoded = out
 	}
-	scratch, err := os.CreateTemp(s.dir, "windows-")
+	scratch, err := s.scratch()
 	if err != nil {
-		return nil, control.Local(fmt.Errorf("state directory: %w", err))
+		return nil, err
 	}
 	defer scratch.Close()
-	os.Remove(scratch.Name()) // it is ours alone, and goes when it is closed
 	o.Scratch = scratch
 	ctx, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)

@@ -16,6 +16,7 @@ import (
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/fs"
 	"github.com/pantala/pantala/fs/erofs"
+	"github.com/pantala/pantala/image/build"
 	"github.com/pantala/pantala/image/tree"
 	"github.com/pantala/pantala/origin/registry"
 )
@@ -281,7 +282,7 @@ func (s *images) writeTree(t *rootfs) (string, error) {
 	}
 	var layers []tree.Layer
 	for _, l := range t.layers {
-		layers = append(layers, tree.Layer{Name: "sha256:" + l.desc.Digest.String(), Entries: l.index.Entries(), Size: l.index.Size})
+		layers = append(layers, tree.Layer{Name: "sha256:" + l.desc.Digest.String(), Entries: l.index.Entries(), Size: l.index.Size, Overlay: build.IsImage(l.index.Format)})
 	}
 	merged, err := tree.Merge(layers)
 	if err != nil {

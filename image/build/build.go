@@ -31,6 +31,9 @@ type Options struct {
 	Want     Want
 	MaxSize  int64 // of the decoded layer in bytes; 0: DefaultMaxSize
 	MaxRatio int64 // decoded bytes for each stored one; 0: DefaultMaxRatio
+	// Image says that what is decoded is no archive but an EROFS image (erofslayer). Its metadata may be anywhere, so it is
+	// kept until all of it has come: in Decoded if that is an io.ReaderAt, otherwise in Scratch.
+	Image bool
 }
 
 // Scratch is a file that nobody else uses. Windows are some 2 % of a layer of gzip, 10 to 50 % of one of zstd, and their
@@ -53,6 +56,7 @@ type Built struct {
 	Entries *index.Entries
 	Spans   []index.Span // their Window says where it is among the windows
 	windows windows
+	decoded int64 // bytes that DiffID is of; what lies behind them in the address space is placed there anew
 }
 
 // Encode writes the index file and returns its length.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"reflect"
+	"slices"
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/codec"
@@ -17,14 +18,16 @@ import (
 // Check reads a whole layer and holds x, its index, against it: the digests of the layer, its piece roots, the entries
 // of its archive, and every span, decoded alone. windows is the index file that x is of. What the index adds of its own,
 // as one of a layer with a table of contents does, is checked as far as the spans go: their bytes are what it says they
-// are; then all is false, otherwise everything that it says was compared. blob.ErrCorrupt: index and layer differ, and
-// where.
-func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (all bool, err error) {
+// are; then all is false, otherwise everything that it says was compared. scratch is as in Options. blob.ErrCorrupt: index
+// and layer differ, and where.
+func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt, scratch Scratch) (all bool, err error) {
 	want := Want{Digest: x.Layer, Size: x.Stored, DiffID: x.DiffID}
 	if stored.Size() != x.Stored {
 		return false, fmt.Errorf("%w index: it is of a layer of %d bytes, not %d", blob.ErrCorrupt, x.Stored, stored.Size())
 	}
-	b, err := Build(ctx, &reader{ctx: ctx, from: stored}, Options{Want: want, MaxSize: blob.MaxSize, MaxRatio: 1 << 40})
+	b, err := Build(ctx, &reader{ctx: ctx, from: stored}, Options{
+		Want: want, MaxSize: blob.MaxSize, MaxRatio: 1 << 40, Scratch: scratch, Image: IsImage(x.Format),
+	})
 	if err != nil {
 		return false, err
 	}
@@ -36,7 +39,7 @@ func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (
 			return false, fmt.Errorf("%w index: the root of the layer's piece %d is %v, not %v", blob.ErrCorrupt, i, b.Roots[i], r)
 		}
 	}
-	whole, err := CheckSpans(ctx, x, stored, windows, nil)
+	whole, err := checkSpans(ctx, x, stored, windows, nil, b.decoded)
 	if err != nil {
 		return false, err
 	}
@@ -46,15 +49,34 @@ func Check(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt) (
 	if whole != b.DiffID {
 		return false, fmt.Errorf("%w index: its spans have the digest sha256:%v together, the layer's archive has sha256:%v", blob.ErrCorrupt, whole, b.DiffID)
 	}
+	if err := samePlaces(x.Spans, b.Spans, b.decoded); err != nil {
+		return false, err
+	}
 	if err := sameEntries(x.Entries(), b.Entries.All()); err != nil {
 		return false, err
 	}
 	return true, nil
 }
 
+// samePlaces compares where an index says that those bytes are stored that lie behind the first decoded ones in the
+// address space.
+func samePlaces(listed, has []index.Span, decoded int64) error {
+	before := func(s index.Span) bool { return s.Device < decoded }
+	listed, has = slices.DeleteFunc(slices.Clone(listed), before), slices.DeleteFunc(slices.Clone(has), before)
+	if !slices.Equal(listed, has) {
+		return fmt.Errorf("%w index: the ends of files that it places behind the image are not those of the image", blob.ErrCorrupt)
+	}
+	return nil
+}
+
 // CheckSpans decodes each span, and holds it against its digest. It returns the SHA-256 of all of them together. name
 // says what a span is, for messages; nil: its number does. blob.ErrCorrupt: they differ.
 func CheckSpans(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt, name func(span int) string) (whole blob.Hash, err error) {
+	return checkSpans(ctx, x, stored, windows, name, x.Size)
+}
+
+// checkSpans is CheckSpans with the SHA-256 of those spans that begin among the first decoded bytes.
+func checkSpans(ctx context.Context, x *index.Index, stored, windows blob.ReaderAt, name func(span int) string, decoded int64) (whole blob.Hash, err error) {
 	if name == nil {
 		name = func(span int) string {
 			return fmt.Sprintf("span %d of %d, at %d", span, len(x.Spans), x.Spans[span].Device)
@@ -79,8 +101,9 @@ func CheckSpans(ctx context.Context, x *index.Index, stored, windows blob.Reader
 		if !s.Verify(src, dst[s.Skip:]) {
 			return whole, fmt.Errorf("%w index: %s decodes to %d bytes that do not match its digest, %v", blob.ErrCorrupt, name(i), s.Decoded(), s.Digest)
 		}
-		dst = dst[s.Skip:]
-		h.Write(dst)
+		if dst = dst[s.Skip:]; s.Device < decoded {
+			h.Write(dst)
+		}
 	}
 	return blob.Hash(h.Sum(nil)), nil
 }

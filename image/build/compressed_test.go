@@ -100,7 +100,7 @@ func TestCompressed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Check(t.Context(), x, stays, &file{b: w.Bytes()}); err != nil {
+			if _, err := Check(t.Context(), x, stays, &file{b: w.Bytes()}, nil); err != nil {
 				t.Error(err)
 			}
 			if b, err = Build(t.Context(), bytes.NewReader(stored), Options{}); err != nil {
@@ -170,7 +170,7 @@ func TestCheck(t *testing.T) {
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		all, err := Check(t.Context(), x, &file{b: c.stored}, &file{b: w.Bytes()})
+		all, err := Check(t.Context(), x, &file{b: c.stored}, &file{b: w.Bytes()}, nil)
 		if all != (c.text == "" && name != "TOC") {
 			t.Errorf("%s: all was compared: %v", name, all)
 		}

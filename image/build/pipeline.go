@@ -62,6 +62,7 @@ type pipeline struct {
 	read     atomic.Int64 // stored bytes
 	whole    blob.Hash    // of the decoded bytes
 	size     int64        // of them
+	kept     io.ReaderAt  // of an EROFS image: what was decoded
 	consumed int64        // stored bytes that the decoder had taken when it handed out its last bytes
 	spans    spans
 }
@@ -73,6 +74,9 @@ func newPipeline(ctx context.Context, k kind, o Options) *pipeline {
 		stored: make(chan *chunk, storedBuffers), decoded: make(chan *chunk, decodedBuffers),
 		// Points may come without bytes between them; they wait when the spans are behind.
 		steps: make(chan step, 2*decodedBuffers),
+	}
+	if o.Image {
+		p.kept = keep(&p.o)
 	}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	return p
@@ -118,7 +122,7 @@ func (p *pipeline) run(r io.Reader) (*Built, error) {
 	if p.ctx.Err() != nil {
 		return nil, context.Cause(p.ctx)
 	}
-	b := &Built{Facts: index.Facts{Format: p.kind.format, DiffID: p.whole, Size: p.size}, Entries: &p.spans.entries}
+	b := &Built{Facts: index.Facts{Format: p.kind.format, DiffID: p.whole, Size: p.size}, Entries: &p.spans.entries, decoded: p.size}
 	if side.facts(&b.Facts); p.kind.codec == index.Stored {
 		b.DiffID = b.Layer
 	}
@@ -126,6 +130,9 @@ func (p *pipeline) run(r io.Reader) (*Built, error) {
 		return nil, err
 	}
 	b.Spans, b.windows = p.spans.lay(p.kind.codec, b.Stored, b.Size, p.consumed), p.spans.windows
+	if p.o.Image {
+		return b, p.image(b)
+	}
 	return b, nil
 }
 

@@ -21,7 +21,7 @@ const MaxEntries = 8 << 20
 type spans struct {
 	late int64
 	out  io.WriterAt
-	scan *tarscan.Scanner
+	scan *tarscan.Scanner // nil: what comes is no archive
 
 	size    int64 // of what has come
 	tail    []byte
@@ -45,12 +45,17 @@ type ended struct {
 func (s *spans) init(late int64, o Options) {
 	s.late, s.out, s.windows.file = late, o.Decoded, o.Scratch
 	s.tail = make([]byte, 0, 2*(int(late)+buffer)) // so that bytes are moved to its beginning once in a while only
-	s.scan = tarscan.New(func(e index.Entry) error {
-		if s.entries.Len() == MaxEntries {
-			return fmt.Errorf("%w layer: it has more than %d entries", blob.ErrInvalid, MaxEntries)
-		}
-		return s.entries.Add(e)
-	})
+	if !o.Image {
+		s.scan = tarscan.New(s.enter)
+	}
+}
+
+// enter takes an entry.
+func (s *spans) enter(e index.Entry) error {
+	if s.entries.Len() == MaxEntries {
+		return fmt.Errorf("%w layer: it has more than %d entries", blob.ErrInvalid, MaxEntries)
+	}
+	return s.entries.Add(e)
 }
 
 // mark takes a point.
@@ -61,8 +66,10 @@ func (s *spans) mark(p codec.Point) {
 
 // add takes the next bytes, which are not kept.
 func (s *spans) add(p []byte) error {
-	if _, err := s.scan.Write(p); err != nil {
-		return err
+	if s.scan != nil {
+		if _, err := s.scan.Write(p); err != nil {
+			return err
+		}
 	}
 	if s.out != nil {
 		if _, err := s.out.WriteAt(p, s.size); err != nil {
@@ -139,6 +146,9 @@ func (s *spans) end() error {
 	}
 	if len(s.pending) > 0 || len(s.ended) != len(s.points) || len(s.points) > 0 && s.points[0].Out != 0 || len(s.points) == 0 && s.size > 0 {
 		return fmt.Errorf("BUG: the points of the codec do not begin at 0 or go beyond the end")
+	}
+	if s.scan == nil {
+		return nil
 	}
 	return s.scan.End()
 }

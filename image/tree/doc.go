@@ -10,6 +10,9 @@
 //     leads nowhere makes the directories that it names. Hard links find their target by the same rule.
 //   - A whiteout hides what lower layers brought, wherever in its layer it stands: what its own layer brought under the
 //     same name stays. One that names nothing, "." or ".." is refused.
+//   - A layer that is a file system (Layer.Overlay) hides in the form of overlayfs instead: a character device 0/0 hides
+//     what has its name below, a directory with the attribute trusted.overlay.opaque (or user.overlay.opaque) hides what
+//     is in it below.
 //   - A directory over a directory keeps the children and takes all attributes of the newer entry; anything else over
 //     anything else replaces it. The last of several entries of one name counts.
 //   - Missing parents are made as mkdir(2) makes them for root: mode 0755, owned by root, or by the group and with the
@@ -24,7 +27,7 @@
 //
 // What unpacking would fail on, Merge refuses, naming layer and entry: an entry below something that is no directory, a
 // hard link to nothing or to a directory, a name of more than 255 bytes, a link that leads in a circle. Device nodes
-// are kept whatever their number: 0/0 too, which overlayfs takes for a whiteout when the tree is one of its layers.
+// of archives are kept whatever their number: 0/0 too, which overlayfs takes for a whiteout when the tree is one of its layers.
 //
 // # Place
 //

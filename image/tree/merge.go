@@ -40,6 +40,9 @@ type Layer struct {
 	Name    string // for errors: its digest
 	Entries iter.Seq2[index.Entry, error]
 	Size    int64 // of its address space, in bytes
+	// Overlay says that the layer hides files of lower ones in the form of overlayfs, not in that of archives. Then ".wh."
+	// at the beginning of a name means nothing.
+	Overlay bool
 }
 
 // Merge makes one tree of layers, the bottom one first. It reads each layer's entries once, in order.
@@ -55,7 +58,7 @@ func Merge(layers []Layer) (*Tree, error) {
 			return nil, fmt.Errorf("%w: layer %s has %d bytes", blob.ErrInvalid, l.Name, l.Size)
 		}
 		spaces = append(spaces, Space{l.Name, l.Size})
-		m.layer, m.size = uint16(i+1), l.Size
+		m.layer, m.size, m.overlay = uint16(i+1), l.Size, l.Overlay
 		m.forget()
 		for e, err := range l.Entries {
 			if err != nil {
@@ -84,8 +87,9 @@ type merger struct {
 	targets []string
 	extras  []extra
 
-	layer uint16 // that is being unpacked, from 1
-	size  int64  // of its address space
+	layer   uint16 // that is being unpacked, from 1
+	size    int64  // of its address space
+	overlay bool   // it is in the form of overlayfs
 
 	// The directory of the entry before: most entries follow their sibling.
 	lastName string
@@ -125,18 +129,30 @@ func (m *merger) apply(e *index.Entry) error {
 	if err != nil {
 		return err
 	}
-	if name == "" {
-		if e.Type != '5' {
-			return errRootType
-		}
-		return m.describe(0, e)
-	}
 	dir, base := split(name)
 	if len(base) > maxName {
 		return errName
 	}
-	if hidden, ok := strings.CutPrefix(base, whiteout); ok {
+	opaque := false // what lower layers have in this directory goes
+	if m.overlay {
+		var hides bool
+		if hides, opaque, err = overlaid(e); err != nil {
+			return err
+		}
+		if hides && name != "" {
+			return m.hide(dir, "", base)
+		}
+	} else if hidden, ok := strings.CutPrefix(base, whiteout); ok {
 		return m.hide(dir, base, hidden)
+	}
+	if name == "" {
+		if e.Type != '5' {
+			return errRootType
+		}
+		if opaque {
+			m.hideBelow(0)
+		}
+		return m.describe(0, e)
 	}
 	mode, err := typeOf(e.Type)
 	if err != nil {
@@ -149,6 +165,9 @@ func (m *merger) apply(e *index.Entry) error {
 	d := m.entry(parent, base)
 	m.dirents.at(d).layer = m.layer
 	if old := m.dirents.at(d).inode; old != none && mode == Directory && m.isDir(old) {
+		if opaque {
+			m.hideBelow(old)
+		}
 		return m.describe(old, e)
 	}
 	m.unlink(d)

@@ -1,21 +1,29 @@
 package tree
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pantala/pantala/image/index"
+)
+
 // Whiteouts (OCI image specification, layer.md, which took them from AUFS).
 const (
-	whiteout = ".wh."
-	opaque   = ".wh..wh..opq"
+	whiteout   = ".wh."
+	opaqueBase = ".wh..wh..opq"
 )
 
 // hide carries out the whiteout base, which stands in dir and means hidden.
 func (m *merger) hide(dir, base, hidden string) error {
-	if base != opaque && (hidden == "" || hidden == "." || hidden == "..") {
+	if base != opaqueBase && (hidden == "" || hidden == "." || hidden == "..") {
 		return errWhiteout
 	}
 	at, err := m.resolve(dir)
 	if err != nil || at == none {
 		return err
 	}
-	if base == opaque {
+	if base == opaqueBase {
 		m.hideBelow(at)
 		return nil
 	}
@@ -50,4 +58,35 @@ func (m *merger) hideBelow(dir uint32) {
 			}
 		}
 	}
+}
+
+// overlaySpaces are where overlayfs keeps its own attributes; the second when it was mounted without root (option userxattr).
+var overlaySpaces = []string{"trusted.overlay.", "user.overlay."}
+
+// overlaid tells what an entry says to overlayfs (Documentation/filesystems/overlayfs.rst): that it hides what lower
+// layers have under its name, or that they have nothing in it. Attributes that say so are taken from e.
+func overlaid(e *index.Entry) (hides, opaque bool, err error) {
+	hides = e.Type == '3' && e.Major == 0 && e.Minor == 0
+	own := func(x index.Xattr) bool {
+		for _, space := range overlaySpaces {
+			what, ok := strings.CutPrefix(x.Name, space)
+			if !ok || strings.HasPrefix(what, "overlay.") { // escaped: of an overlay inside
+				continue
+			}
+			switch what {
+			case "opaque":
+				opaque = opaque || e.Type == '5' && x.Value == "y"
+			case "whiteout":
+				hides = hides || e.Type == '0' && e.Size == 0
+			case "redirect", "metacopy":
+				err = fmt.Errorf("it is the %s of an overlay (%s), whose content is elsewhere: only layers whose files are whole are supported; make it from an overlay mounted with redirect_dir=off,metacopy=off", what, x.Name)
+			}
+			return true
+		}
+		return false
+	}
+	if slices.ContainsFunc(e.Xattrs, func(x index.Xattr) bool { return strings.Contains(x.Name, ".overlay.") }) {
+		e.Xattrs = slices.DeleteFunc(slices.Clone(e.Xattrs), own)
+	}
+	return hides, opaque, err
 }
