@@ -50,6 +50,7 @@ type bootSystem struct {
 	prepare func(s *bootStage)
 	// machine is a fresh one.
 	machine func(s *bootStage, link bootLink) *bootMachine
+	ordered bool // the tracker knows what is read first
 }
 
 // bootMachine is a machine that has nothing yet.
@@ -70,8 +71,8 @@ var bootSystems = []bootSystem{
 		s.reindex()
 		return s.pantala(link)
 	}},
-	{name: "next-profile", prepare: (*bootStage).prepareProfile, machine: (*bootStage).pantala},
-	{name: "next-peers", prepare: (*bootStage).preparePeers, machine: (*bootStage).pantala},
+	{name: "next-profile", prepare: (*bootStage).prepareProfile, machine: (*bootStage).pantala, ordered: true},
+	{name: "next-peers", prepare: (*bootStage).preparePeers, machine: (*bootStage).pantala, ordered: true},
 	{name: "stargz", programs: stargzPrograms, convert: convertStargz, machine: stargzMachine},
 	{name: "stargz-optimized", programs: stargzPrograms, convert: optimizeStargz, machine: stargzMachine},
 	{name: "soci", programs: sociPrograms, convert: convertSOCI, machine: sociMachine},
@@ -86,7 +87,7 @@ const bootRest = time.Second
 //	first             pantala, the first machine that ever wants the image
 //	next-registry     pantala after another one, from whom it has the index and nothing else
 //	next-profile      the same, after one more: the tracker knows what is read first
-//	next-peers        pantala after two others, which have the data and know what is read first
+//	next-peers        pantala beside one that has the data, the tracker knows what is read first
 //	stargz            stargz-snapshotter, the image converted to eStargz before
 //	stargz-optimized  the same, converted by ctr-remote image optimize with the program that is run here
 //	soci              soci-snapshotter, the image indexed before (SOCI index manifest v2)
@@ -160,6 +161,11 @@ func (s *bootStage) race(b *testing.B, link bootLink, rows *bootTable) {
 		moved = append(moved, float64(after-before)/1e6)
 		rss = append(rss, float64(now)/(1<<20))
 		peak = append(peak, float64(most)/(1<<20))
+		if s.system.ordered {
+			s.w.Until(limit, "it has fetched ahead what is read first", func() bool {
+				return strings.Contains(m.Pantala().Output(), "fetched ahead what is read first")
+			})
+		}
 		m.end()
 	}
 	hideTime(b)

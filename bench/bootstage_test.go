@@ -177,10 +177,10 @@ func (s *bootStage) reindex() {
 func (s *bootStage) prepareProfile() {
 	s.w.T.Helper()
 	s.prepareIndex()
-	s.learn().end()
+	s.learn()
 }
 
-// preparePeers has one machine with all of the image and one that has told what it has read.
+// preparePeers has one machine with all of the image, and another one boot it and tell what it has read.
 func (s *bootStage) preparePeers() {
 	s.w.T.Helper()
 	all := s.pantala(bootLink{})
@@ -191,17 +191,16 @@ func (s *bootStage) preparePeers() {
 	s.learn()
 }
 
-// learn has a machine boot the image and tell the tracker what it has read.
-func (s *bootStage) learn() *bootMachine {
+// learn has a machine boot the image, tell the tracker what it has read, and go.
+func (s *bootStage) learn() {
 	s.w.T.Helper()
 	m := s.pantalaWith(bootLink{}, "--fill", "never")
 	m.boot(s)
-	profiles := filepath.Join(m.Node.State, "profiles")
-	s.w.Until(limit, "the second machine has kept in which order it read", func() bool {
-		found, _ := os.ReadDir(profiles)
-		return len(found) > 0
-	})
-	return m
+	m.StopPantala() // a start is over with the machine, or when nothing new has been read for 30 s
+	if found, _ := os.ReadDir(filepath.Join(m.Node.State, "profiles")); len(found) == 0 {
+		s.w.T.Fatalf("nothing is kept of the order in which the image was read:\n%s", m.Pantala().Output())
+	}
+	m.end()
 }
 
 // layersOf are the layers of a tag of an OCI layout.
