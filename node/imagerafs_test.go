@@ -5,11 +5,14 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/config"
 	"github.com/pantala/pantala/control"
 	"github.com/pantala/pantala/image/rafs"
 	"github.com/pantala/pantala/image/rafs/rafstest"
@@ -122,9 +125,6 @@ func TestNydusCheck(t *testing.T) {
 // TestNydusMount: what cannot be mounted says why; what can is one layer, whose parts are kept apart from layers of the
 // same digests.
 func TestNydusMount(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Log("as a user: the tree is not mounted")
-	}
 	r := registrytest.New(t, registrytest.Script{})
 	n := start(t, conf(t))
 	old, _, _ := nydusImage(t, r, "v5", rafstest.Options{}, "5")
@@ -180,5 +180,48 @@ func TestNydusMount(t *testing.T) {
 	other.Layers = layers
 	if nydus, ok := nydusOf(&other); !ok || nydus.layer().Digest != tree.layers[0].desc.Digest {
 		t.Error("the next process finds it by what is remembered")
+	}
+}
+
+// TestNydusServed: the kernel mounts the tree, and a node whose kernel cannot serves it file by file.
+func TestNydusServed(t *testing.T) {
+	needFuse(t)
+	if os.Geteuid() != 0 {
+		t.Skip("only root mounts trees")
+	}
+	r := registrytest.New(t, registrytest.Script{})
+	ref, _, _ := nydusImage(t, r, "v6", rafstest.Options{Compressor: rafstest.LZ4, Chunk: 64 << 10}, "6")
+	for _, how := range []string{config.Devices, config.Loop, config.Files} {
+		n := start(t, conf(t))
+		s, err := n.imageDoor()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.how != config.Devices && how != config.Files {
+			t.Log("this kernel mounts no EROFS out of files, and perhaps none at all")
+			continue
+		}
+		s.how = how
+		img, _, err := s.resolve(patient(t), "oci://"+ref, "", control.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree, err := s.acquireTree(patient(t), img, 3, control.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (how == config.Files) != (tree.served != nil) {
+			t.Error("served by the wrong one")
+		}
+		// Another process reads: this one answers.
+		want := strings.Repeat("text v6", 10_000)
+		if got, err := exec.Command("timeout", "20", "cat", filepath.Join(tree.dir, "text")).Output(); err != nil || string(got) != want {
+			t.Errorf("by way of %s: %d bytes, %v", how, len(got), err)
+		}
+		if got, err := exec.Command("timeout", "20", "stat", "-c", "%s %a", filepath.Join(tree.dir, "noise")).Output(); err != nil || string(got) != "200000 644\n" {
+			t.Errorf("by way of %s: %q, %v", how, got, err)
+		}
+		s.releaseTree(tree)
+		<-tree.gone
 	}
 }
