@@ -23,7 +23,8 @@ which indexes they have.
 
 The index of a layer says where each file lies and how any part of the layer is decoded alone. Whoever
 reads a layer for the first time makes it; others get it from peers, or, signed, from the registry.
-Layers of eStargz, zstd:chunked and SOCI, and Nydus images (RAFS v6), bring their own.
+Layers of eStargz, zstd:chunked and SOCI, and Nydus images (RAFS v6), bring their own. Layers may be
+archives or EROFS images.
 
 IMAGE is a reference as for pantala mount, with or without oci://.`
 
