@@ -20,6 +20,7 @@ const (
 	// profileKept is how long an image is remembered that nobody starts.
 	profileKept = 30 * 24 * time.Hour
 	maxVouches  = 32       // about one layer
+	maxOfHost   = 4        // of one host, that stand behind the same claim: several behind one address, or on one machine
 	maxProfiles = 16       // of one image: as many as image/profile merges
 	layerBudget = 64 << 20 // bytes: 100 000 layers that five hosts have
 	imageBudget = 64 << 20 // bytes: 1000 images of 16 profiles of 4 KiB
@@ -56,10 +57,10 @@ func newShelf() *shelf {
 // layerRecord is what hosts say about the index of one layer.
 type layerRecord struct {
 	claims  []IndexClaim // distinct files, the oldest first; at most maxClaims
-	vouches []vouch      // each host has one at most
+	vouches []vouch      // each host stands behind one claim at most, with maxOfHost of its nodes
 }
 
-// vouch is the word of one host.
+// vouch is the word of one node of a host.
 type vouch struct {
 	host      hostID
 	peer      planPeer
@@ -83,20 +84,34 @@ func (r *layerRecord) cost() int {
 	return layerCost + len(r.claims)*claimCost + len(r.vouches)*vouchCost
 }
 
-// vouch takes in the word of a host; false: there is no room for it.
+// vouch takes in the word of a node; false: there is no room for it.
 func (r *layerRecord) vouch(c IndexClaim, v vouch) bool {
 	i := slices.IndexFunc(r.claims, func(o IndexClaim) bool { return o.same(&c) })
-	if own := slices.IndexFunc(r.vouches, func(o vouch) bool { return o.host == v.host }); own >= 0 {
-		if o := &r.vouches[own]; int(o.claim) == i {
+	oldest, nodes := -1, 0 // of the host's words about this claim
+	for k := len(r.vouches) - 1; k >= 0; k-- {
+		switch o := &r.vouches[k]; {
+		case o.host != v.host:
+		case int(o.claim) != i:
+			if o.at > v.at {
+				return true // it has been overtaken
+			}
+		case o.peer.addr.Port() == v.peer.addr.Port():
 			if o.at <= v.at { // else it has been overtaken
 				o.at, o.peer = v.at, v.peer
 				o.since = min(o.since, v.since)
 			}
 			return true
-		} else if o.at > v.at {
-			return true
+		default:
+			if nodes++; oldest < 0 || o.at <= r.vouches[oldest].at {
+				oldest = k
+			}
 		}
-		r.drop(own)
+	}
+	if nodes > 0 { // so the host has said nothing else
+		if nodes == maxOfHost {
+			r.drop(oldest)
+		}
+	} else if r.dropHost(v.host) {
 		i = slices.IndexFunc(r.claims, func(o IndexClaim) bool { return o.same(&c) }) // the other one may be gone
 	}
 	if i < 0 {
@@ -124,7 +139,18 @@ func (r *layerRecord) vouch(c IndexClaim, v vouch) bool {
 	return true
 }
 
-// drop takes back the word of a host.
+// dropHost takes back all that a host has said, and reports whether there was something.
+func (r *layerRecord) dropHost(host hostID) (any bool) {
+	for k := len(r.vouches) - 1; k >= 0; k-- {
+		if r.vouches[k].host == host {
+			r.drop(k)
+			any = true
+		}
+	}
+	return any
+}
+
+// drop takes back the word of a node.
 func (r *layerRecord) drop(k int) {
 	claim := r.vouches[k].claim
 	r.vouches = slices.Delete(r.vouches, k, k+1)
@@ -156,11 +182,15 @@ func (r *layerRecord) list(layer blob.Hash, asks hostID, port uint16) []layerCla
 	for i, c := range r.claims {
 		order[i], all[i] = i, layerClaim{layer: layer, IndexClaim: c}
 	}
+	counted := make(map[hostID]bool, len(r.vouches))
 	newest := slices.Clone(r.vouches)
-	slices.SortFunc(newest, func(a, b vouch) int { return cmp.Or(cmp.Compare(b.at, a.at), slices.Compare(a.host[:], b.host[:])) })
+	slices.SortFunc(newest, func(a, b vouch) int {
+		return cmp.Or(cmp.Compare(b.at, a.at), slices.Compare(a.host[:], b.host[:]), a.peer.addr.Compare(b.peer.addr))
+	})
 	for _, v := range newest {
 		c := &all[v.claim]
-		if v.knows() { // who only believes it adds nothing: else a lie that is believed would win
+		if v.knows() && !counted[v.host] { // who only believes it adds nothing: else a lie that is believed would win
+			counted[v.host] = true
 			c.Vouchers++
 		}
 		if since[v.claim] == 0 || v.since < since[v.claim] {
@@ -240,27 +270,30 @@ func (s *shelf) vouch(now time.Time, layer blob.Hash, c IndexClaim, v vouch) boo
 	return took
 }
 
-// drop takes back what a host said about a layer. When another node of the host, at another port than port, was the last
-// to say it, that one's word stays, and drop is false; port 0 is any.
-func (s *shelf) drop(layer blob.Hash, host hostID, port uint16) bool {
+// anyPort is for all nodes of a host.
+const anyPort = -1
+
+// drop takes back what the node at a port of a host said about a layer. When another one of the host says it too, that
+// one's word stays, and drop is false.
+func (s *shelf) drop(layer blob.Hash, host hostID, port int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.layers.get(layer)
 	if !ok {
 		return true
 	}
-	if own := slices.IndexFunc(r.vouches, func(o vouch) bool { return o.host == host }); own >= 0 {
-		if said := r.vouches[own].peer.addr.Port(); port != 0 && said != port {
-			return false
-		}
+	if port == anyPort {
+		r.dropHost(host)
+	} else if own := slices.IndexFunc(r.vouches, func(o vouch) bool { return o.host == host && int(o.peer.addr.Port()) == port }); own >= 0 {
 		r.drop(own)
 	}
+	left := slices.ContainsFunc(r.vouches, func(o vouch) bool { return o.host == host })
 	if len(r.vouches) == 0 {
 		s.layers.remove(layer)
 		return true
 	}
 	s.layers.resize(layer, r.cost())
-	return true
+	return !left
 }
 
 // claims is what a node is told about layers. It is the node at port of host asks, which is not told of itself.

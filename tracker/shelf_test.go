@@ -81,7 +81,7 @@ func TestShelfProperties(t *testing.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, 3000).Draw(t, "seconds")) * time.Second)
 				s.sweep(now)
 			case 1:
-				s.drop(layer, host, 0)
+				s.drop(layer, host, anyPort)
 				for _, c := range s.claims(now, []blob.Hash{layer}, hostID{}, 0) {
 					if slices.Contains(c.peers, peer) {
 						t.Fatalf("host %d has taken its word back", n)
@@ -370,6 +370,18 @@ func TestDropOfAnotherNode(t *testing.T) {
 	for _, port := range []uint16{6881, 6882} {
 		peer := planPeer{addr: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}
 		s.vouch(now, layer, claimOf(1), vouch{host: host, peer: peer, since: now.Unix(), at: now.Unix()})
+	}
+	if all := s.claims(now, []blob.Hash{layer}, hostID{}, 0); len(all) != 1 || all[0].Vouchers != 1 || len(all[0].peers) != 2 {
+		t.Errorf("two nodes of a host are one voucher and two peers: %+v", all)
+	}
+	for _, port := range []uint16{6883, 6884, 6885} { // more than are kept: the first makes room
+		peer := planPeer{addr: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}
+		s.vouch(now.Add(time.Second), layer, claimOf(1), vouch{host: host, peer: peer, since: now.Unix(), at: now.Unix() + 1})
+	}
+	for port := 6883; port <= 6885; port++ {
+		if s.drop(layer, host, port) {
+			t.Errorf("with %d the last word of the host is said to be gone", port)
+		}
 	}
 	if s.drop(layer, host, 6881) || len(s.claims(now, []blob.Hash{layer}, hostID{}, 0)) != 1 {
 		t.Error("the word of the node at 6882 went with that of 6881")

@@ -167,7 +167,7 @@ func (c *commons) exchangeRecords(ctx context.Context, store rueidis.Client, now
 			if claim, v, err := parseVouch(host, value); err == nil {
 				c.server.shelf.vouch(now, layer, claim, v)
 			} else if len(host) == len(hostID{}) && value == "" {
-				c.server.shelf.drop(layer, hostID([]byte(host)), 0)
+				c.server.shelf.drop(layer, hostID([]byte(host)), anyPort)
 			}
 		}
 	}

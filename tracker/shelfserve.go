@@ -117,7 +117,7 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 // records applies a request of a node that is reached at addr.
 func (s *Server) records(ctx context.Context, now time.Time, q *recordsRequest, addr netip.AddrPort) *recordsReply {
 	host := hostOf(addr.Addr())
-	q.drop = slices.DeleteFunc(q.drop, func(layer blob.Hash) bool { return !s.shelf.drop(layer, host, addr.Port()) })
+	q.drop = slices.DeleteFunc(q.drop, func(layer blob.Hash) bool { return !s.shelf.drop(layer, host, int(addr.Port())) })
 	v := vouch{host: host, peer: planPeer{addr, q.peer}, since: now.Unix(), at: now.Unix()}
 	for i := range q.claims {
 		s.shelf.vouch(now, q.claims[i].layer, q.claims[i].IndexClaim, v)
