@@ -374,8 +374,9 @@ func (s *images) buildIndex(ctx context.Context, l *layer, from blob.ReaderAt, d
 	defer refuse(nil)
 	l.refuse.Store(&refuse)
 	defer l.refuse.Store(nil)
+	s.shrinker.busy(true)
+	defer s.shrinker.busy(false)
 	built, err := build.Build(ctx, &sequential{ctx: ctx, from: from}, o)
-	defer s.shrinker.worked()
 	if err != nil {
 		if decoded != "" {
 			device.Remove(decoded)

@@ -93,7 +93,7 @@ func (n *Node) newImages() (*images, error) {
 		return nil, err
 	}
 	s.shrinker = newShrinker()
-	s.decoders = device.NewPool(device.PoolOptions{Idle: s.shrinker.worked})
+	s.decoders = device.NewPool(device.PoolOptions{Busy: s.shrinker.busy})
 	n.wg.Go(func() { n.shrink(s.shrinker) })
 	if len(n.cfg.Trackers) > 0 {
 		addr := n.swarm.Addr()

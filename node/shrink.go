@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/pantala/pantala/mmap"
@@ -24,15 +25,21 @@ const (
 
 // shrinker gives memory back to the system when images have been worked on and no more are.
 type shrinker struct {
-	work chan struct{} // has room for one
+	under *atomic.Int64 // how many parts work
+	ended chan struct{} // one has ended; has room for one
 }
 
-func newShrinker() shrinker { return shrinker{make(chan struct{}, 1)} }
+func newShrinker() shrinker { return shrinker{new(atomic.Int64), make(chan struct{}, 1)} }
 
-// worked says that something has just been decoded. It does not block.
-func (s shrinker) worked() {
+// busy says that a part begins to work, or has ended. It does not block.
+func (s shrinker) busy(begins bool) {
+	if begins {
+		s.under.Add(1)
+		return
+	}
+	s.under.Add(-1)
 	select {
-	case s.work <- struct{}{}:
+	case s.ended <- struct{}{}:
 	default:
 	}
 }
@@ -44,11 +51,11 @@ func (n *Node) shrink(s shrinker) {
 	quiet.Stop()
 	for {
 		select {
-		case <-s.work:
+		case <-s.ended:
 			quiet.Reset(shrinkAfter)
 		case <-quiet.C:
-			if held() < kept+shrinkWorth {
-				continue
+			if s.under.Load() > 0 || held() < kept+shrinkWorth {
+				continue // whoever works tells when he has ended
 			}
 			n.mu.Lock()
 			engines := slices.Collect(maps.Values(n.engines))

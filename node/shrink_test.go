@@ -18,13 +18,20 @@ func TestShrink(t *testing.T) {
 	defer cancel()
 	all.Go(func() { n.shrink(s) })
 	before := held()
+	s.busy(true)
+	s.busy(true)
 	taken := make([][]byte, 8)
 	for i := range taken {
 		taken[i] = make([]byte, shrinkWorth)
 	}
 	now := held()
 	runtime.KeepAlive(taken) // garbage from here on
-	s.worked()
+	s.busy(false)            // and another one still works
+	time.Sleep(shrinkAfter + shrinkAfter/2)
+	if now := held(); now < before+4*shrinkWorth {
+		t.Errorf("%d bytes are held: the other one has not ended", now)
+	}
+	s.busy(false)
 	if now < before+4*shrinkWorth {
 		t.Fatalf("%d bytes are held, %d before: the test shows nothing", now, before)
 	}

@@ -23,7 +23,7 @@ type Pool struct {
 	// Constant.
 	half    int64 // bytes for stored, and again for decoded ones
 	workers int
-	idle    func()
+	busy    func(bool)
 
 	mu       sync.Mutex
 	seq      uint64
@@ -38,9 +38,9 @@ type Pool struct {
 
 // PoolOptions may be left zero.
 type PoolOptions struct {
-	Memory  int64  // bytes of all buffers; 0: [DefaultMemory]. A single span that is larger is still read, alone
-	Workers int    // spans decoded at the same time; 0: GOMAXPROCS
-	Idle    func() // called whenever the last job has ended; it does not block. nil: nobody wants to know
+	Memory  int64      // bytes of all buffers; 0: [DefaultMemory]. A single span that is larger is still read, alone
+	Workers int        // spans decoded at the same time; 0: GOMAXPROCS
+	Busy    func(bool) // true: the first job begins; false: the last has ended. It neither blocks nor calls the pool. nil: nobody wants to know
 }
 
 // NewPool makes a pool.
@@ -51,7 +51,10 @@ func NewPool(o PoolOptions) *Pool {
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	p := &Pool{half: max(o.Memory/2, leastCost), workers: o.Workers, idle: o.Idle}
+	p := &Pool{half: max(o.Memory/2, leastCost), workers: o.Workers, busy: o.Busy}
+	if p.busy == nil {
+		p.busy = func(bool) {}
+	}
 	p.buffers.limit = o.Memory
 	return p
 }
@@ -76,6 +79,9 @@ func (p *Pool) admit() {
 			return
 		}
 		j.leave()
+		if p.reading == 0 {
+			p.busy(true)
+		}
 		p.reading += j.cost
 		j.admitted = true
 		go j.run() // counted in j.d.flying since it was made
@@ -121,15 +127,15 @@ func (p *Pool) finish(j *job) {
 	p.mu.Lock()
 	p.reading -= j.cost
 	p.held -= j.need
+	if p.reading == 0 {
+		p.busy(false)
+	}
 	p.admit()
 	p.next()
 	idle := p.reading == 0
 	p.mu.Unlock()
 	if idle {
 		p.buffers.trim(keepMemory)
-		if p.idle != nil {
-			p.idle()
-		}
 	}
 }
 
