@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pantala/pantala/e2e/e2etest"
 	"github.com/pantala/pantala/e2e/images/imagestest"
 )
@@ -148,6 +150,7 @@ func (s *bootStage) race(b *testing.B, link bootLink, rows *bootTable) {
 		if link.rate != "" {
 			s.registry.Cap(link.rate)
 		}
+		unix.Sync() // what earlier machines have written is not this one's to wait for
 		before, _ := s.registry.Wire()
 		booted := m.Boot(m.snapshotter, m.ref, s.image.args...)
 		after, _ := s.registry.Wire()

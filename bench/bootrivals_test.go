@@ -132,25 +132,27 @@ func convertSOCI(s *bootStage) float64 {
 }
 
 func stargzMachine(s *bootStage, link bootLink) *bootMachine {
-	return s.rival(link, "stargz", "containerd-stargz-grpc", func(addr string) string {
+	return s.rival(link, "stargz", "containerd-stargz-grpc", func(addr, _ string) string {
 		return fmt.Sprintf("[[resolver.host.%[1]q.mirrors]]\nhost = %[1]q\ninsecure = true\n", addr)
 	})
 }
 
 func sociMachine(s *bootStage, link bootLink) *bootMachine {
-	return s.rival(link, "soci", "soci-snapshotter-grpc", func(addr string) string {
-		return fmt.Sprintf("[[resolver.host.%[1]q.mirrors]]\nhost = \"http://%[1]s\"\ninsecure = true\n", addr)
+	return s.rival(link, "soci", "soci-snapshotter-grpc", func(addr, containerd string) string {
+		// It waits 10 s for a containerd that is not there, though it asks it for nothing.
+		return fmt.Sprintf("[content_store]\ncontainerd_address = %[2]q\n[[resolver.host.%[1]q.mirrors]]\nhost = \"http://%[1]s\"\ninsecure = true\n", addr, containerd)
 	})
 }
 
-// rival is a fresh machine with a snapshotter of somebody else, configured for a registry at an address.
-func (s *bootStage) rival(link bootLink, name, program string, config func(addr string) string) *bootMachine {
+// rival is a fresh machine with a snapshotter of somebody else, configured for a registry at an address and a containerd.
+func (s *bootStage) rival(link bootLink, name, program string, config func(addr, containerd string) string) *bootMachine {
 	s.w.T.Helper()
 	h := s.lan.Host()
 	addr := s.from(h, link)
 	dir := s.w.Dir(name)
 	sn := imagestest.Snapshotter{Name: name, Socket: filepath.Join(dir, "s.sock"), Root: filepath.Join(dir, "root")}
-	conf := s.w.Write("config.toml", []byte(config(addr)))
+	c := s.v.StartBeside(s.w, h, sn)
+	conf := s.w.Write("config.toml", []byte(config(addr, c.Socket)))
 	p := h.Start(e2etest.Command{Args: []string{rivalProgram(program), "--address", sn.Socket, "--root", sn.Root, "--config", conf}})
 	s.w.Defer(func() { stop(p) })
 	s.w.Until(limit, name+" has its socket", func() bool {
@@ -160,7 +162,6 @@ func (s *bootStage) rival(link bootLink, name, program string, config func(addr 
 	if p.Ended() {
 		s.w.T.Fatalf("%v", p.Wait(0))
 	}
-	c := s.v.StartBeside(s.w, h, sn)
 	return &bootMachine{c, name, addr + "/" + s.name + ":latest", p.PID(), func() {
 		c.End()
 		p.Signal(syscall.SIGTERM) // it unmounts what it serves

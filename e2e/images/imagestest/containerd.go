@@ -82,7 +82,7 @@ func (v Version) StartAlone(w *e2etest.World, h *e2etest.Host) *Containerd {
 	return v.make(w, h).begin()
 }
 
-// Snapshotter is one that is not pantala, and runs already.
+// Snapshotter is one that is not pantala; it runs when it is asked for something.
 type Snapshotter struct {
 	Name   string
 	Socket string
