@@ -22,6 +22,9 @@ type door struct{ s *images }
 
 var _ snapshotter.Images = door{}
 
+// preparation is a tree that is being made ready before anybody asks for it; stop ends that.
+type preparation struct{ stop context.CancelFunc }
+
 // Prepare implements snapshotter.Images.
 func (d door) Prepare(ctx context.Context, i snapshotter.Image) ([]string, error) {
 	s := d.s
@@ -36,15 +39,24 @@ func (d door) Prepare(ctx context.Context, i snapshotter.Image) ([]string, error
 	for n, l := range img.Layers {
 		diffIDs[n] = "sha256:" + l.DiffID.String()
 	}
+	p := new(preparation)
+	var wanted context.Context
+	wanted, p.stop = context.WithCancel(s.n.asking)
 	s.mu.Lock()
 	forgets := s.forgets[i.Manifest]
+	s.begun[i.Manifest] = append(s.begun[i.Manifest], p)
 	s.mu.Unlock()
 	s.n.wg.Go(func() { // Lower, which is asked for next, tells of an error
-		t, err := s.acquireTree(s.n.asking, img, len(img.Layers), control.Options{})
+		defer p.stop()
+		t, err := s.acquireTree(wanted, img, len(img.Layers), control.Options{})
 		if err == nil {
 			s.hold(i, t)
 		}
 		s.mu.Lock()
+		rest := slices.DeleteFunc(s.begun[i.Manifest], func(o *preparation) bool { return o == p })
+		if s.begun[i.Manifest] = rest; len(rest) == 0 {
+			delete(s.begun, i.Manifest)
+		}
 		forgotten := s.forgets[i.Manifest] != forgets
 		s.mu.Unlock()
 		if forgotten {
@@ -95,6 +107,9 @@ func (d door) Forget(i snapshotter.Image) {
 	s.forgets[i.Manifest]++
 	held := slices.Collect(maps.Values(s.held[i.Manifest]))
 	delete(s.held, i.Manifest)
+	for _, p := range s.begun[i.Manifest] {
+		p.stop()
+	}
 	s.mu.Unlock()
 	s.discard(held)
 	if len(held) > 0 {

@@ -296,16 +296,20 @@ func (s *images) resolve(ctx context.Context, source, platform string, o control
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.resolveTimeout(o))
+	long := s.resolveTimeout(o)
+	bounded, cancel := context.WithTimeout(ctx, long)
 	defer cancel()
-	if img, err = s.registry.Resolve(ctx, ref, p); err != nil {
+	if img, err = s.registry.Resolve(bounded, ref, p); err != nil {
+		if bounded.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("image %s: %w: no answer within %v: check that the registry can be reached from here, or give it more time with --timeout", ref, blob.ErrUnavailable, long)
+		}
 		return nil, nil, err
 	}
 	if img.Stale {
 		warnings = append(warnings, fmt.Sprintf("the registry does not answer: using what %s was last time, sha256:%v", ref, img.Manifest))
 	}
 	if len(img.Layers) == 0 {
-		return nil, nil, fmt.Errorf("%w: %s has no layers", blob.ErrInvalid, ref)
+		return nil, nil, fmt.Errorf("%w: %s has no layers: there is nothing to mount", blob.ErrInvalid, ref)
 	}
 	return img, warnings, nil
 }

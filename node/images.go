@@ -48,6 +48,7 @@ type images struct {
 	mounts  map[string]*imageMount        // by directory
 	held    map[string]map[string]*rootfs // by manifest and directory: for containerd
 	forgets map[string]int                // by manifest: how often containerd has forgotten it
+	begun   map[string][]*preparation     // by manifest: trees that are being made ready for containerd
 	devices *fs.Devices                   // nil: not mounted yet
 	nodes   map[string]uint64             // see nodeID; nil: not read yet
 	closing bool                          // nothing is held for containerd any more
@@ -73,7 +74,7 @@ func (n *Node) newImages() (*images, error) {
 	s := &images{
 		n: n, dir: imagesDir(n.cfg.State), layers: map[blob.Hash]*layer{}, trees: map[blob.Hash]*rootfs{},
 		mounts: map[string]*imageMount{}, held: map[string]map[string]*rootfs{}, forgets: map[string]int{},
-		flats: map[string]*flat{}, settled: make(chan struct{}),
+		flats: map[string]*flat{}, begun: map[string][]*preparation{}, settled: make(chan struct{}),
 	}
 	var dirs []string
 	if d := n.cfg.DockerConfig; d != "" {

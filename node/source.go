@@ -190,11 +190,18 @@ func resolvePeer(ctx context.Context, hostport string) ([]netip.AddrPort, error)
 
 // unsupported says what can be done about a source that nobody can open.
 func unsupported(source string) error {
-	const supported = "use http://, https://, file://, a magnet: link or a .torrent"
+	const supported = "use http://, https://, file://, a magnet: link, a .torrent, or oci:// to mount an image"
 	scheme, _, _ := strings.Cut(source, ":")
 	switch scheme = strings.ToLower(scheme); scheme {
 	case "http", "https", "file":
 		return malformed(scheme, source)
+	case "oci":
+		if IsImage(source) {
+			return fmt.Errorf("%w source %q: an image is mounted, not fetched or shared as one file: pantala mount %s DIR", blob.ErrInvalid, source, source)
+		}
+		return fmt.Errorf("%w source %q: an image is oci://HOST/NAME:TAG, or oci:///FOLDER:TAG for an OCI layout", blob.ErrInvalid, source)
+	case "docker":
+		return fmt.Errorf("%w source %q: an image is oci://HOST/NAME:TAG", blob.ErrInvalid, redact(source))
 	}
 	if !strings.Contains(source, "://") {
 		if abs, err := filepath.Abs(source); err == nil {

@@ -25,7 +25,7 @@ type lowers struct {
 	drops    int                            // directories dropped so far
 	dropped  map[string]int                 // by directory: drops at its last Drop; kept while mounting is not 0
 	mounting int                            // calls of mount
-	waiting  map[string]int                 // by manifest: the same
+	waiting  map[string]int                 // by manifest: the same, and of begin
 }
 
 func newLowers(images Images, log *slog.Logger) *lowers {
@@ -57,7 +57,26 @@ func (w *lowers) mount(ctx context.Context, l *lazy) (release func(), err error)
 	return release, err
 }
 
-// wanted reports whether an image has snapshots or is being mounted. The caller has w.mu.
+// begin keeps an image wanted until end is called: with false when a pull was given up that may have begun something,
+// which is forgotten if the image has no snapshot then.
+func (w *lowers) begin(image Image) (end func(well bool)) {
+	w.mu.Lock()
+	w.waiting[image.Manifest]++
+	w.mu.Unlock()
+	return func(well bool) {
+		w.mu.Lock()
+		if w.waiting[image.Manifest]--; w.waiting[image.Manifest] == 0 {
+			delete(w.waiting, image.Manifest)
+		}
+		forget := !well && !w.wanted(image)
+		w.mu.Unlock()
+		if forget {
+			w.images.Forget(image)
+		}
+	}
+}
+
+// wanted reports whether an image has snapshots, or a pull of it is under way. The caller has w.mu.
 func (w *lowers) wanted(image Image) bool {
 	if w.waiting[image.Manifest] > 0 {
 		return true

@@ -61,7 +61,11 @@ func (s *Snapshotter) layer(ctx context.Context, key, parent, target string, inf
 		s.decided.unnamed()
 		return false, nil
 	}
-	depth, last, err := s.decided.ask(ctx, image, target, parent == "")
+	depth := 0
+	end := s.lowers.begin(image)
+	defer func() { end(there || depth == 0 && err == nil) }()
+	var last bool
+	depth, last, err = s.decided.ask(ctx, image, target, parent == "")
 	if depth == 0 || err != nil {
 		return false, err
 	}

@@ -1,7 +1,13 @@
 package images
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,6 +260,59 @@ func TestAbortedPull(t *testing.T) {
 		collected(t, c)
 		if !e2etest.Poll(30*time.Second, func() bool { return e2etest.Disk(c.Node.State) < 1<<20 }) {
 			t.Errorf("%s are left on the disk", e2etest.MiB(e2etest.Disk(c.Node.State)))
+		}
+	})
+}
+
+// TestKilledPull: what a pull had begun that was killed goes away when its lease does, and nothing is read for it any
+// more.
+func TestKilledPull(t *testing.T) {
+	each(t, func(t *testing.T, w *e2etest.World, c *imagestest.Containerd) {
+		r := imagestest.NewRegistry(w, false)
+		image, _ := three(t, 1)
+		r.Push("three", image)
+		to, err := url.Parse("http://" + r.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// In front of the registry: of each layer that the node reads it gives no more than the beginning.
+		var reading atomic.Int64
+		forward := httputil.NewSingleHostReverseProxy(to)
+		front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, q *http.Request) {
+			if !strings.Contains(q.URL.Path, "/blobs/") || !strings.HasSuffix(q.URL.Path, image.Layers[2].Descriptor().Digest.Encoded()) {
+				forward.ServeHTTP(rw, q)
+				return
+			}
+			reading.Add(1)
+			defer reading.Add(-1)
+			rw.Header().Set("Content-Length", fmt.Sprint(len(image.Layers[2].Stored)))
+			rw.Write(image.Layers[2].Stored[:100_000])
+			rw.(http.Flusher).Flush()
+			<-q.Context().Done()
+		}))
+		defer front.Close()
+		defer front.CloseClientConnections()
+		ref := strings.TrimPrefix(front.URL, "http://") + "/three:latest"
+		kill, ended := c.StartPull(ref)
+		defer kill()
+		w.Until(commandLimit, "the node reads the layer", func() bool { return reading.Load() > 0 })
+		select {
+		case <-ended:
+			t.Fatal("the pull has ended though a layer has not come")
+		default:
+		}
+		kill()
+		<-ended
+		// Who is killed leaves a lease of a day behind, whatever the snapshotter.
+		for _, lease := range e2etest.Lines(c.MustCtr("leases", "ls", "-q")) {
+			c.MustCtr("leases", "rm", "--sync", lease)
+		}
+		collected(t, c)
+		if !e2etest.Poll(30*time.Second, func() bool { return reading.Load() == 0 }) {
+			t.Errorf("%d requests for the layer go on", reading.Load())
+		}
+		if !e2etest.Poll(30*time.Second, func() bool { return e2etest.Disk(c.Node.State) < 1<<20 && len(erofs(w)) == 0 }) {
+			t.Errorf("%s are left on the disk, and mounted %v", e2etest.MiB(e2etest.Disk(c.Node.State)), erofs(w))
 		}
 	})
 }

@@ -332,6 +332,27 @@ func (c *Containerd) Client() *client.Client { return c.client }
 func (c *Containerd) Pull(ref string) error {
 	ctx, cancel := context.WithTimeout(c.Context(), limit)
 	defer cancel()
+	return c.pull(ctx, ref)
+}
+
+// StartPull begins a pull as ctr does, or, where ctr does not tell the snapshotter what is pulled, as nerdctl does. kill
+// ends whoever pulls, at once; then ended is closed, as it is when the pull has ended by itself.
+func (c *Containerd) StartPull(ref string) (kill func(), ended <-chan struct{}) {
+	c.w.T.Helper()
+	if c.Name != "1" {
+		p := c.startCtr(e2etest.Command{}, "image", "pull", "--plain-http", "--snapshotter", "pantala", ref)
+		return func() { p.Signal(syscall.SIGKILL) }, p.Done()
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), limit)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.pull(ctx, ref)
+	}()
+	return cancel, done
+}
+
+func (c *Containerd) pull(ctx context.Context, ref string) error {
 	speak := http.DefaultClient
 	if c.host != nil {
 		speak = c.host.HTTP()
