@@ -284,7 +284,7 @@ func (l *layer) mount(b *testing.B, w way, decoded string) *mounted {
 		path = strings.TrimPrefix(out.Text(), "path ")
 		m.path = path
 	}
-	if err := erofs.Mount(b.Context(), l.meta, []string{path}, m.dir); err != nil {
+	if _, err := erofs.Mount(b.Context(), l.meta, []string{path}, m.dir); err != nil {
 		m.close()
 		b.Fatal(err)
 	}

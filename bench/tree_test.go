@@ -73,7 +73,7 @@ func BenchmarkTree(b *testing.B) {
 			continue
 		}
 		began := time.Now()
-		if err := erofs.Mount(b.Context(), meta, devices, at); err != nil {
+		if _, err := erofs.Mount(b.Context(), meta, devices, at); err != nil {
 			b.Fatal(err)
 		}
 		mount = append(mount, float64(time.Since(began).Microseconds())/1000)

@@ -184,7 +184,7 @@ func flatMount(t *testing.T, d *devices, c imageConfig, ms int) (file, dir strin
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := erofs.MountFlat(t.Context(), file, dir); err != nil {
+	if _, err := erofs.MountFlat(t.Context(), file, dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
@@ -252,7 +252,7 @@ func TestFlatMount(t *testing.T) {
 	if erofs.Probe(t.Context()).Files != nil {
 		return
 	}
-	if err := erofs.Mount(t.Context(), c.Meta, c.Layers, dir); err != nil {
+	if _, err := erofs.Mount(t.Context(), c.Meta, c.Layers, dir); err != nil {
 		t.Fatal(err)
 	}
 	defer erofs.Unmount(context.Background(), dir)

@@ -306,7 +306,7 @@ func TestImage(t *testing.T) {
 	if err := os.Mkdir(kernel, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := erofs.Mount(t.Context(), c.Meta, c.Layers, kernel); err != nil {
+	if _, err := erofs.Mount(t.Context(), c.Meta, c.Layers, kernel); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {

@@ -145,6 +145,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 		s.n.log.Info("image is still mounted", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
 		t.flat = s.takeFlat(t.meta)
 		s.unkeep(t.layers)
+		s.readAhead(t)
 		return nil
 	}
 	if err := clearDir(t.dir); err != nil {
@@ -170,13 +171,23 @@ func (s *images) mountTree(ctx context.Context, t *rootfs) (err error) {
 				return err
 			}
 		}
-		return erofs.MountFlat(ctx, t.flat.path, t.dir)
+		b, err := erofs.MountFlat(ctx, t.flat.path, t.dir)
+		if err == nil {
+			s.noteBacking(t, b)
+			s.readAhead(t)
+		}
+		return err
 	}
 	var devices []string
 	for _, l := range t.layers {
 		devices = append(devices, l.path)
 	}
-	return erofs.Mount(ctx, t.meta, devices, t.dir)
+	b, err := erofs.Mount(ctx, t.meta, devices, t.dir)
+	if err == nil {
+		s.noteBacking(t, b)
+		s.readAhead(t)
+	}
+	return err
 }
 
 // unknown are those of layers whose index is not known here.
@@ -358,7 +369,7 @@ func (s *images) giveBack(t *rootfs) {
 
 // freeTree removes what is kept of a tree that is not mounted any more.
 func (s *images) freeTree(t *rootfs) {
-	all, _ := filepath.Glob(filepath.Join(s.dir, "trees", t.key.String()+"-*.erofs"))
+	all, _ := filepath.Glob(filepath.Join(s.dir, "trees", t.key.String()+"-*.erofs*"))
 	for _, path := range all {
 		os.Remove(path)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -20,11 +21,11 @@ const loopTries = 16
 //
 // The loop device reads the file directly (O_DIRECT) where it can: through the page cache it would read one thing after
 // the other, and a read that waits for bytes from afar would hold up all others.
-func MountFlat(ctx context.Context, flat, dir string) error {
+func MountFlat(ctx context.Context, flat, dir string) (Backing, error) {
 	// Not by package os: its poller would ask a FUSE file about poll(2), while it keeps its processor.
 	fd, err := unix.Open(flat, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("mount %s: %w", flat, err)
+		return "", fmt.Errorf("mount %s: %w", flat, err)
 	}
 	defer unix.Close(fd)
 	for range loopTries {
@@ -33,14 +34,19 @@ func MountFlat(ctx context.Context, flat, dir string) error {
 			continue
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
 		// The mount keeps the device; when it could not be made, closing the last descriptor clears it.
-		err = mount(ctx, loop.Name(), nil, dir)
+		_, err = mount(ctx, loop.Name(), nil, dir)
 		loop.Close()
-		return err
+		if err != nil {
+			return "", err
+		}
+		b := Backing(filepath.Join("/sys/block", filepath.Base(loop.Name()), "queue/read_ahead_kb"))
+		b.ReadAhead(ReadAheadWhole)
+		return b, nil
 	}
-	return fmt.Errorf("%w: no loop device stays free; raise max_loop", blob.ErrUnavailable)
+	return "", fmt.Errorf("%w: no loop device stays free; raise max_loop", blob.ErrUnavailable)
 }
 
 // attachLoop gives an open file to a free loop device (loop(4)). unix.EBUSY: somebody else was faster.
@@ -68,7 +74,5 @@ func attachLoop(fd int, name string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("%w: give %s to %s: %w", blob.ErrUnavailable, name, loop.Name(), err)
 	}
-	// Where /sys may not be written the kernel's 128 KiB stay.
-	_ = os.WriteFile(fmt.Sprintf("/sys/block/loop%d/queue/read_ahead_kb", n), []byte(readAhead), 0)
 	return loop, nil
 }

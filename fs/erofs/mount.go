@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,10 +23,13 @@ const (
 	fsType = "erofs"
 	// maxValue is the longest value of a parameter that fsconfig(2) takes, its final zero byte included.
 	maxValue = 256
-	// readAhead, in KiB, of the mount. What lies ahead in a layer is fetched by the readahead of its device, 1 MiB
-	// (fs.DefaultReadAhead); this one only decides how much of a file is asked of it at a time, and reads at most that
-	// much of a large file that nobody goes on with. Twice the kernel's own keeps two requests of the device under way.
-	readAhead = "256"
+	// ReadAheadWhole and ReadAheadLazy are the readahead of a mount, in KiB, see [Backing.ReadAhead]. Over layers that
+	// are here, twice the kernel's own: programs that map a file and read it in order get 8.2 GB/s of it, with 32 KiB
+	// 3.8. Over layers that are fetched while they are read, what lies ahead is fetched by the readahead of their
+	// device, 1 MiB (fs.DefaultReadAhead); what this one asks for around each page fault of a program is mostly not
+	// wanted: node's first line moves 29.5 MB with 256 KiB, 28.5 with 64, 26.2 with 32 and 26.6 with 16.
+	ReadAheadWhole = 256
+	ReadAheadLazy  = 32
 )
 
 // Mount mounts the metadata file meta, read-only, on the directory dir. devices are the files of the layers, in the
@@ -34,19 +38,21 @@ const (
 // that only root may enter: the tree may hold set-id programs.
 //
 // When a device is served by this very process, that must be able to answer while Mount runs: the kernel opens it.
-func Mount(ctx context.Context, meta string, devices []string, dir string) error {
+//
+// The mount reads ahead as far as over layers that are here; for others tell its backing.
+func Mount(ctx context.Context, meta string, devices []string, dir string) (Backing, error) {
 	params := make([]param, 0, len(devices))
 	for _, d := range devices {
 		params = append(params, param{"device", d})
 	}
-	err := mount(ctx, meta, params, dir)
+	b, err := mount(ctx, meta, params, dir)
 	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("%w: %w", err, explain(meta, len(devices)))
+		return "", fmt.Errorf("%w: %w", err, explain(meta, len(devices)))
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w: that is the image, one of its %d layers' files, or the directory", err, len(devices))
+		return "", fmt.Errorf("%w: that is the image, one of its %d layers' files, or the directory", err, len(devices))
 	}
-	return err
+	return b, err
 }
 
 // explain looks itself for what the kernel tells in its log only.
@@ -68,19 +74,19 @@ type param struct{ key, path string }
 // naming orders the mounts of this process, because the backing device of a new one is found by looking at what came.
 var naming sync.Mutex
 
-func mount(ctx context.Context, source string, params []param, dir string) (err error) {
+func mount(ctx context.Context, source string, params []param, dir string) (backing Backing, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return "", err
 	}
 	// The directory is held open, so that the mount lands where it was checked.
 	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("mount on %s: %w", dir, err)
+		return "", fmt.Errorf("mount on %s: %w", dir, err)
 	}
 	defer unix.Close(at)
 	fd, err := unix.Fsopen(fsType, unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return openError(err)
+		return "", openError(err)
 	}
 	defer unix.Close(fd)
 	var held []int
@@ -104,39 +110,40 @@ func mount(ctx context.Context, source string, params []param, dir string) (err 
 		return nil
 	}
 	if err := set("source", source); err != nil {
-		return err
+		return "", err
 	}
 	for _, p := range params {
 		if err := set(p.key, p.path); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if err := unix.FsconfigSetFlag(fd, "ro"); err != nil {
-		return kernelError(fd, "ro", err)
+		return "", kernelError(fd, "ro", err)
 	}
 	naming.Lock()
 	before := backingDevices()
 	err = unix.FsconfigCreate(fd)
 	if err == nil {
-		setReadAhead(before)
+		backing = newBacking(before)
 	}
 	naming.Unlock()
 	if err != nil {
-		return kernelError(fd, "mount "+source, err)
+		return "", kernelError(fd, "mount "+source, err)
 	}
 	// Device nodes of an image are for nobody; what overlayfs shows of them is for its own mount to decide.
 	mfd, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV)
 	if err != nil {
-		return kernelError(fd, "mount "+source, err)
+		return "", kernelError(fd, "mount "+source, err)
 	}
 	defer unix.Close(mfd)
 	if err := ctx.Err(); err != nil {
-		return err // closing the descriptor undoes it
+		return "", err // closing the descriptor undoes it
 	}
 	if err := unix.MoveMount(mfd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mount on %s: %w", dir, err)
+		return "", fmt.Errorf("mount on %s: %w", dir, err)
 	}
-	return nil
+	backing.ReadAhead(ReadAheadWhole)
+	return backing, nil
 }
 
 // openError explains why the kernel gave no file system context.
@@ -183,6 +190,16 @@ func kernelError(fd int, doing string, err error) error {
 	return fmt.Errorf("%w: %s: %w%s", class, doing, err, text)
 }
 
+// Backing is the backing device of a mount: the file in /sys that says how far the kernel reads ahead. "": not known.
+type Backing string
+
+// ReadAhead sets the readahead, in KiB. Where /sys may not be written the kernel's 128 KiB stay.
+func (b Backing) ReadAhead(kib int) {
+	if b != "" {
+		_ = os.WriteFile(string(b), []byte(strconv.Itoa(kib)), 0)
+	}
+}
+
 const bdiDir = "/sys/class/bdi"
 
 // backingDevices are the backing devices of EROFS mounts over files: erofs-1 and so on.
@@ -195,14 +212,19 @@ func backingDevices() map[string]bool {
 	return all
 }
 
-// setReadAhead sets the readahead of mounts that were not there before. Where /sys may not be written the kernel's
-// 128 KiB stay.
-func setReadAhead(before map[string]bool) {
+// newBacking is the one device that was not there before. When somebody else has mounted one at the same moment it is
+// not known which is which.
+func newBacking(before map[string]bool) (b Backing) {
 	for n := range backingDevices() {
-		if !before[n] {
-			_ = os.WriteFile(filepath.Join(n, "read_ahead_kb"), []byte(readAhead), 0)
+		if before[n] {
+			continue
 		}
+		if b != "" {
+			return ""
+		}
+		b = Backing(filepath.Join(n, "read_ahead_kb"))
 	}
+	return b
 }
 
 const (

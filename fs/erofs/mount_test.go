@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -96,7 +96,7 @@ func TestFlat(t *testing.T) {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := MountFlat(t.Context(), flat, at); err != nil {
+	if _, err := MountFlat(t.Context(), flat, at); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(at, unix.MNT_DETACH)
@@ -115,7 +115,7 @@ func TestFlat(t *testing.T) {
 		}
 	}
 	// What is no image leaves no loop device either.
-	if err := MountFlat(t.Context(), devices[0], at); !errors.Is(err, blob.ErrInvalid) {
+	if _, err := MountFlat(t.Context(), devices[0], at); !errors.Is(err, blob.ErrInvalid) {
 		t.Errorf("an archive as an image: %v", err)
 	}
 	for end := time.Now().Add(10 * time.Second); len(loopsOf(t, devices[0])) > 0; time.Sleep(10 * time.Millisecond) {
@@ -159,18 +159,22 @@ func TestMountErrors(t *testing.T) {
 	}
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
+	fails := func(ctx context.Context, meta string, devices []string, at string) error {
+		_, err := Mount(ctx, meta, devices, at)
+		return err
+	}
 	for name, c := range map[string]struct {
 		err  error
 		want error
 		text string
 	}{
-		"no image":       {Mount(t.Context(), devices[0], nil, at), blob.ErrInvalid, "magic number"},
-		"checksum":       {Mount(t.Context(), broken, devices, at), blob.ErrCorrupt, "checksum"},
-		"device missing": {Mount(t.Context(), meta, devices[:1], at), blob.ErrInvalid, "2 layers, 1 devices"},
-		"device absent":  {Mount(t.Context(), meta, []string{devices[0], meta + "-not"}, at), os.ErrNotExist, ""},
-		"no directory":   {Mount(t.Context(), meta, devices, meta), nil, "not a directory"},
-		"no such":        {Mount(t.Context(), meta, devices, at+"-not"), os.ErrNotExist, ""},
-		"canceled":       {Mount(canceled, meta, devices, at), context.Canceled, ""},
+		"no image":       {fails(t.Context(), devices[0], nil, at), blob.ErrInvalid, "magic number"},
+		"checksum":       {fails(t.Context(), broken, devices, at), blob.ErrCorrupt, "checksum"},
+		"device missing": {fails(t.Context(), meta, devices[:1], at), blob.ErrInvalid, "2 layers, 1 devices"},
+		"device absent":  {fails(t.Context(), meta, []string{devices[0], meta + "-not"}, at), os.ErrNotExist, ""},
+		"no directory":   {fails(t.Context(), meta, devices, meta), nil, "not a directory"},
+		"no such":        {fails(t.Context(), meta, devices, at+"-not"), os.ErrNotExist, ""},
+		"canceled":       {fails(canceled, meta, devices, at), context.Canceled, ""},
 	} {
 		if c.err == nil {
 			t.Errorf("%s: mounted", name)
@@ -207,7 +211,7 @@ func TestLongPaths(t *testing.T) {
 		*p = to
 	}
 	at := filepath.Join(long, "mnt")
-	if err := Mount(t.Context(), meta, devices, at); err != nil {
+	if _, err := Mount(t.Context(), meta, devices, at); err != nil {
 		t.Fatal(err)
 	}
 	defer cleanMount(t, at)
@@ -243,19 +247,24 @@ func TestUnmountBusy(t *testing.T) {
 	}
 }
 
-// TestReadAhead: the mount reads ahead as far as we want, where the kernel lets us say so.
+// TestReadAhead: a mount reads ahead as far as we want, where the kernel lets us say so.
 func TestReadAhead(t *testing.T) {
 	needErofs(t)
-	before := backingDevices()
 	meta, devices := stored(t, twoLayers...)
-	mountTree(t, meta, devices)
-	var found []string
-	for n := range backingDevices() {
-		if b, err := os.ReadFile(filepath.Join(n, "read_ahead_kb")); !before[n] && err == nil {
-			found = append(found, strings.TrimSpace(string(b)))
+	for range 10 { // of other mounts of this moment ours cannot be told
+		_, b := mountBacked(t, meta, devices)
+		if b == "" {
+			continue
 		}
+		for _, want := range []int{ReadAheadWhole, ReadAheadLazy} {
+			if want != ReadAheadWhole { // which it has from the start
+				b.ReadAhead(want)
+			}
+			if is, err := os.ReadFile(string(b)); err != nil || strings.TrimSpace(string(is)) != strconv.Itoa(want) {
+				t.Errorf("%s: %q and %v, not %d", b, is, err, want)
+			}
+		}
+		return
 	}
-	if !slices.Contains(found, readAhead) { // others may be of tests that run at the same time
-		t.Errorf("backing devices that are new read ahead %v KiB", found)
-	}
+	t.Error("the backing device of no mount is known")
 }

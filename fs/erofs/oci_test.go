@@ -122,15 +122,22 @@ func unpack(t testing.TB, image, bundle string) (root string, since int64, err e
 // mountTree mounts an image file over layer files, until the test ends.
 func mountTree(t testing.TB, meta string, devices []string) string {
 	t.Helper()
+	dir, _ := mountBacked(t, meta, devices)
+	return dir
+}
+
+func mountBacked(t testing.TB, meta string, devices []string) (string, Backing) {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "mnt")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := Mount(t.Context(), meta, devices, dir); err != nil {
+	b, err := Mount(t.Context(), meta, devices, dir)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cleanMount(t, dir) })
-	return dir
+	return dir, b
 }
 
 func cleanMount(t testing.TB, dir string) {

@@ -41,8 +41,8 @@ func Probe(ctx context.Context) Support {
 		return Support{err, err}
 	}
 	var s Support
-	s.Files = tryMount(ctx, at, func() error { return Mount(ctx, meta, []string{device}, at) })
-	s.Loop = tryMount(ctx, at, func() error { return MountFlat(ctx, meta, at) })
+	s.Files = tryMount(ctx, at, func() error { _, err := Mount(ctx, meta, []string{device}, at); return err })
+	s.Loop = tryMount(ctx, at, func() error { _, err := MountFlat(ctx, meta, at); return err })
 	return s
 }
 
