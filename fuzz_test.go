@@ -19,7 +19,7 @@ var hostile = []string{
 	"blob.FuzzLeaves", "blob.FuzzTree",
 	"tracker.FuzzAnnounceReply", "tracker.FuzzPlanReply", "tracker.FuzzUDPReply", "tracker.FuzzRecords", "tracker.FuzzRecordsReply",
 	"discovery.FuzzKRPC", "discovery.FuzzAnnounce",
-	"zstdspan.FuzzScan", "zstdspan.FuzzSpan", "toc.FuzzRead", "soci.FuzzParse", "estargz.FuzzParse", "zstdchunked.FuzzParse", "erofs.FuzzBootstrap", "lz4block.FuzzSpan",
+	"zstdspan.FuzzScan", "zstdspan.FuzzSpan", "toc.FuzzRead", "soci.FuzzParse", "estargz.FuzzParse", "zstdchunked.FuzzParse", "erofs.FuzzBootstrap", "erofslayer.FuzzLayer", "lz4block.FuzzSpan",
 	"inflate.FuzzScan", "inflate.FuzzSpan", "inflate.FuzzDeflate", "artifact.FuzzParse", "tarscan.FuzzScan", "index.FuzzOpen", "index.FuzzEntries", "tree.FuzzMerge", "erofs.FuzzImage", "profile.FuzzParse",
 	"registry.FuzzParse", "registry.FuzzManifest", "registry.FuzzHosts", "registry.FuzzAuth",
 }

@@ -14,7 +14,8 @@ for package in $packages; do
 	for target in $(printf '%s\n' "$listed" | grep '^Fuzz'); do
 		count=$((count + 1))
 		printf '== %s %s, %s\n' "${package#*/*/*/}" "$target" "$FUZZTIME"
-		$GO test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" "$package" | grep -v '^fuzz: elapsed: [0-9]*s, gathering' | tail -n 3
+		# Go would spend up to a minute on making each interesting input smaller, which of whole images takes all the time.
+		$GO test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 10x "$package" | grep -v '^fuzz: elapsed: [0-9]*s, gathering' | tail -n 3
 		[ "${PIPESTATUS[0]}" = 0 ] || failed+=("$package $target")
 	done
 done

@@ -69,8 +69,12 @@ func TestMountErofs(t *testing.T) {
 
 // TestErofs: containerd from 2.1 on, which knows such layers, pulls and runs the image without fetching one.
 func TestErofs(t *testing.T) {
-	for _, v := range imagestest.Versions(t) {
-		if v.Name != "2" { // 1.6 does not know them
+	versions := imagestest.Versions(t)
+	if versions[len(versions)-1].Name != "2" {
+		t.Skip("containerd 1.6 does not know such layers: make containerd2, then CONTAINERD2_BIN=$PWD/bin/containerd2")
+	}
+	for _, v := range versions {
+		if v.Name != "2" {
 			continue
 		}
 		w := e2etest.New(t)
