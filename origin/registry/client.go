@@ -62,6 +62,7 @@ type Client struct {
 	m    *memory
 	log  *slog.Logger
 	asks origin.Options // of documents
+	far  distances
 }
 
 // New returns a Client. It reads o.CACert now, and everything else when it is needed.

@@ -303,6 +303,7 @@ func (c *Client) document(ctx context.Context, ref Ref, kind string, accept []st
 	if err != nil {
 		return nil, err
 	}
+	asked := time.Now()
 	doc, err := c.c.Read(ctx, sites(at), origin.Query{Accept: accept, Limit: most, Check: func(d origin.Document) error {
 		if err := refuseSchema1(d.Header); err != nil {
 			return err
@@ -312,6 +313,7 @@ func (c *Client) document(ctx context.Context, ref Ref, kind string, accept []st
 	if err != nil {
 		return nil, err
 	}
+	c.far.note(ref.Host, time.Since(asked))
 	c.m.putDoc(h, doc.Body)
 	return doc.Body, nil
 }

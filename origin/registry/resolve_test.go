@@ -377,3 +377,27 @@ func TestLayout(t *testing.T) {
 	}
 	fails(t, c, "oci://"+dir+":v1", blob.ErrCorrupt, "image configuration")
 }
+
+// TestDistance: how far away a registry is, is the shortest of its answers, each registry's own.
+func TestDistance(t *testing.T) {
+	s := registrytest.New(t, registrytest.Script{})
+	im := registrytest.MakeImage(registrytest.Platform{OS: "linux", Architecture: "amd64"}, origintest.Bytes(1, 1000))
+	s.Put("a", "v1", im)
+	c := client(t, registry.Options{})
+	ref := parse(t, s.Host()+"/a:v1")
+	if d := c.Distance(ref); d != 0 {
+		t.Errorf("%v before it was asked", d)
+	}
+	start := time.Now()
+	if _, err := c.Resolve(t.Context(), ref, registry.Platform{}); err != nil {
+		t.Fatal(err)
+	}
+	if d := c.Distance(ref); d <= 0 || d > time.Since(start) {
+		t.Errorf("%v, of %v in all", d, time.Since(start))
+	}
+	other := ref
+	other.Host = "other.example"
+	if d := c.Distance(other); d != 0 {
+		t.Errorf("another one: %v", d)
+	}
+}
