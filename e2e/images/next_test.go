@@ -1,6 +1,7 @@
 package images
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,6 +38,27 @@ func sent(r *imagestest.Registry) (n int64) {
 	return n
 }
 
+// readAheads is what the kernel reads ahead in the trees of a node, in KiB.
+func readAheads(t *testing.T, c *imagestest.Containerd) (all []string) {
+	t.Helper()
+	notes, err := filepath.Glob(filepath.Join(c.Node.State, "images", "trees", "*.backing"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range notes {
+		path, err := os.ReadFile(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kib, err := os.ReadFile(string(path))
+		if err != nil {
+			t.Errorf("what %s says: %v", n, err)
+		}
+		all = append(all, strings.TrimSpace(string(kib)))
+	}
+	return all
+}
+
 // TestNextNode: a machine that comes second boots without the registry's data, and reads the rest from its neighbour.
 func TestNextNode(t *testing.T) {
 	for _, v := range imagestest.Versions(t) {
@@ -45,7 +67,13 @@ func TestNextNode(t *testing.T) {
 			r := imagestest.NewRegistry(w, false)
 			image, sum := three(t, 1)
 			ref := r.Push("three", image)
-			_, c2 := second(t, w, v, r, ref)
+			c1, c2 := second(t, w, v, r, ref)
+			if all := readAheads(t, c1); len(all) == 0 || slices.ContainsFunc(all, func(kib string) bool { return kib != "256" }) {
+				t.Errorf("over an image that is here the kernel reads %q KiB ahead", all)
+			}
+			if all := readAheads(t, c2); len(all) == 0 || slices.ContainsFunc(all, func(kib string) bool { return kib != "32" && kib != "256" }) { // by the way to the registry
+				t.Errorf("over an image that is not here the kernel reads %q KiB ahead", all)
+			}
 			before := sent(r)
 			if got := c2.MustRun(ref, "/bin/sha256sum", "/data/noise"); !strings.HasPrefix(got, sum) {
 				t.Errorf("noise: %s, not %s", got, sum)
