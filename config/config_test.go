@@ -83,7 +83,7 @@ func TestLayers(t *testing.T) {
 	}
 	want := Config{
 		State: "/file", Listen: ":3", Zone: "eu/a", Role: Seed, Trackers: []string{"http://a/announce", "http://b/announce"}, LogLevel: slog.LevelDebug,
-		Fill: "eager", Timeout: 5 * time.Second, Hard: true, Strict: true, Quota: 10 << 30, Memory: 8 << 20, AllowOther: true,
+		Fill: "eager", Timeout: 5 * time.Second, Hard: true, Strict: true, Quota: 10 << 30, Memory: 8 << 20, ImageMount: Auto, AllowOther: true,
 		LSD: On, DHT: true, Bootstrap: []string{"a:1", "b:2"}, OriginLimit: 3, Tenants: map[string]Rates{"t.1": {Download: 1e6, Origin: 7}, "u": {}},
 		Classes: map[string]Rates{"background": {Upload: 2e6}},
 	}
