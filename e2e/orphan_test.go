@@ -21,8 +21,9 @@ func TestBulkGoesOnWithoutTracker(t *testing.T) {
 		rate  = "160mbit" // 64 MiB take 3.4 s from one host; eight times that, should each read all by itself, 28 s
 	)
 	for _, dies := range []bool{false, true} {
-		t.Run(map[bool]string{false: "all stay", true: "one dies"}[dies], func(t *testing.T) {
+		try := func(t *testing.T) (began bool) {
 			w := e2etest.New(t)
+			defer w.End()
 			lan := w.Net()
 			service, web := lan.Host(), lan.Host()
 			file := small(t)
@@ -51,7 +52,7 @@ func TestBulkGoesOnWithoutTracker(t *testing.T) {
 				return !slices.ContainsFunc(nodes, func(n *e2etest.Node) bool { return e2etest.Disk(n.State) < file.Size/5 })
 			})
 			if slices.ContainsFunc(fetching, (*e2etest.Process).Ended) {
-				t.Fatal("a download was over before the tracker was gone: lower the rate")
+				return false
 			}
 			tr.Kill()
 			gone, victim := time.Now(), -1
@@ -98,6 +99,16 @@ func TestBulkGoesOnWithoutTracker(t *testing.T) {
 			}
 			ng.Stop()
 			t.Logf("tracker gone after %.1f s; origin sent %.2f times the file", gone.Sub(start).Seconds(), float64(ng.Sent())/float64(file.Size))
+			return true
+		}
+		t.Run(map[bool]string{false: "all stay", true: "one dies"}[dies], func(t *testing.T) {
+			for range 3 {
+				if try(t) {
+					return
+				}
+				t.Log("the machine was busy, and a download was over before the tracker was gone: again")
+			}
+			t.Error("downloads are always over before the tracker is gone: lower the rate")
 		})
 	}
 }
