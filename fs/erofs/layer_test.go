@@ -2,10 +2,8 @@ package erofs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,28 +14,10 @@ import (
 
 	"github.com/pantala/pantala/blob"
 	"github.com/pantala/pantala/image/build"
+	"github.com/pantala/pantala/image/erofslayer/erofslayertest"
 	"github.com/pantala/pantala/image/index"
 	"github.com/pantala/pantala/image/tree"
 )
-
-// golden is a layer that is an EROFS image, of those beside image/erofslayer.
-func golden(t testing.TB, name string) []byte {
-	t.Helper()
-	f, err := os.Open(filepath.Join("../../image/erofslayer/testdata", name+".erofs.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // space is a layer's address space as it is decoded.
 type space struct{ b []byte }
@@ -143,10 +123,10 @@ func seen(t *testing.T, root string, overlay bool) looks {
 // another is what overlayfs makes of the two, and an archive below an image, or above it, what they amount to.
 func TestLayerImages(t *testing.T) {
 	needErofs(t)
-	upper := golden(t, "upper")
+	upper := erofslayertest.Golden(t, "upper")
 	for _, name := range []string{"lower", "inline", "blocks512", "chunks", "prefixes", "wide"} {
 		t.Run(name, func(t *testing.T) {
-			lower := golden(t, name)
+			lower := erofslayertest.Golden(t, name)
 			ours, theirs := mountLayers(t, lower), mountImage(t, lower)
 			for _, d := range differences(seen(t, theirs, false), seen(t, ours, false)) {
 				t.Error(d)
@@ -183,7 +163,7 @@ func TestLayerImages(t *testing.T) {
 func TestLayerOfThisMachine(t *testing.T) {
 	needErofs(t)
 	program := needProgram(t, "mkfs.erofs", "apt-get install erofs-utils")
-	source := mountImage(t, golden(t, "lower"))
+	source := mountImage(t, erofslayertest.Golden(t, "lower"))
 	for _, options := range [][]string{nil, {"-Enoinline_data"}, {"-T1234567890"}, {"--chunksize=8192"}, {"-x1"}, {"-Eforce-inode-compact", "-T1", "--all-root"}} {
 		t.Run(strings.Join(options, " "), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "image") // of all but a name that 1.5 takes for an error
@@ -203,12 +183,12 @@ func TestLayerOfThisMachine(t *testing.T) {
 
 // TestLayerRefused: what is not supported is said by name.
 func TestLayerRefused(t *testing.T) {
-	plain := golden(t, "lower")
+	plain := erofslayertest.Golden(t, "lower")
 	changed := func(at int, v byte) []byte { b := bytes.Clone(plain); b[at] = v; return b }
 	for what, b := range map[string][]byte{
-		"compressed files":    golden(t, "lz4hc"),
-		"further devices":     golden(t, "index"),
-		"compressed metadata": golden(t, "metabox"),
+		"compressed files":    erofslayertest.Golden(t, "lz4hc"),
+		"further devices":     erofslayertest.Golden(t, "index"),
+		"compressed metadata": erofslayertest.Golden(t, "metabox"),
 		"not known":           changed(1024+82, 0x10),
 		"blocks of":           changed(1024+12, 40),
 		"magic number":        archive(file("x", strings.Repeat("x", 3000))),

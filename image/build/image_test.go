@@ -2,7 +2,6 @@ package build
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -11,26 +10,9 @@ import (
 	"testing"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/image/erofslayer/erofslayertest"
 	"github.com/pantala/pantala/image/index"
 )
-
-func golden(t *testing.T, name string) []byte {
-	t.Helper()
-	f, err := os.Open("../erofslayer/testdata/" + name + ".erofs.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // TestImage: the index of a layer that is an EROFS image, plain or compressed as a whole, is the same however the image
 // is kept while its bytes come, and holds against the layer; one that places ends of files elsewhere does not.
@@ -40,7 +22,7 @@ func TestImage(t *testing.T) {
 		zstd         bool
 	}{{"lower", "erofs", false}, {"inline", "erofs", false}, {"upper", "erofs", false}, {"lower", "erofs+zstd", true}} {
 		t.Run(c.format+" "+c.name, func(t *testing.T) {
-			data := golden(t, c.name)
+			data := erofslayertest.Golden(t, c.name)
 			stored := data
 			if c.zstd {
 				stored = filter(t, data, "zstd")
@@ -108,11 +90,11 @@ func TestImage(t *testing.T) {
 			}
 		})
 	}
-	_, err := Build(t.Context(), bytes.NewReader(filter(t, golden(t, "inline"), "zstd")), Options{Image: true})
+	_, err := Build(t.Context(), bytes.NewReader(filter(t, erofslayertest.Golden(t, "inline"), "zstd")), Options{Image: true})
 	if !errors.Is(err, blob.ErrInvalid) || !strings.Contains(err.Error(), "-Enoinline_data") {
 		t.Errorf("inline content, compressed: %v", err)
 	}
-	_, err = Build(t.Context(), bytes.NewReader(golden(t, "inline")), Options{Image: true, MaxSize: int64(len(golden(t, "inline")))})
+	_, err = Build(t.Context(), bytes.NewReader(erofslayertest.Golden(t, "inline")), Options{Image: true, MaxSize: int64(len(erofslayertest.Golden(t, "inline")))})
 	if !errors.Is(err, blob.ErrInvalid) || !strings.Contains(err.Error(), "max-layer-size") {
 		t.Errorf("more than may be: %v", err)
 	}

@@ -2,37 +2,16 @@ package erofslayer
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/pantala/pantala/blob"
+	"github.com/pantala/pantala/image/erofslayer/erofslayertest"
 	"github.com/pantala/pantala/image/index"
 )
-
-func golden(t testing.TB, path string) []byte {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // walked is what Walk tells of an image. It fails the test where an extent lies outside, or out of order.
 func walked(t testing.TB, b []byte) (all []index.Entry, err error) {
@@ -67,7 +46,7 @@ func walked(t testing.TB, b []byte) (all []index.Entry, err error) {
 // FuzzLayer: whatever an image says, Walk ends, with an error of a class or with entries that lie in it.
 func FuzzLayer(f *testing.F) {
 	for _, name := range []string{"upper", "blocks512"} { // small ones: what is changed at random is rarely content
-		f.Add(golden(f, "testdata/"+name+".erofs.gz"))
+		f.Add(erofslayertest.Golden(f, name))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := walked(t, b); err != nil && !errors.Is(err, blob.ErrInvalid) && !errors.Is(err, blob.ErrCorrupt) {
@@ -78,12 +57,12 @@ func FuzzLayer(f *testing.F) {
 
 // TestDamaged: every golden image, with bytes changed at random, in the superblock most often.
 func TestDamaged(t *testing.T) {
-	paths, err := filepath.Glob("testdata/*.gz")
-	if err != nil || len(paths) < 8 {
-		t.Fatal(paths, err)
+	names := erofslayertest.Names(t)
+	if len(names) < 8 {
+		t.Fatal(names)
 	}
-	for _, path := range paths {
-		plain := golden(t, path)
+	for _, name := range names {
+		plain := erofslayertest.Golden(t, name)
 		r := rand.New(rand.NewPCG(1, 2))
 		for range 100 {
 			b := bytes.Clone(plain)
@@ -95,7 +74,7 @@ func TestDamaged(t *testing.T) {
 				b[at] = byte(r.Uint32())
 			}
 			if _, err := walked(t, b); err != nil && !errors.Is(err, blob.ErrInvalid) && !errors.Is(err, blob.ErrCorrupt) {
-				t.Errorf("%s: class of %v", path, err)
+				t.Errorf("%s: class of %v", name, err)
 			}
 		}
 	}
@@ -125,7 +104,7 @@ func find(t *testing.T, b []byte, path string) int {
 
 // TestHostile: what would take long, lead in a circle or point outside is refused.
 func TestHostile(t *testing.T) {
-	plain := golden(t, "testdata/lower.erofs.gz")
+	plain := erofslayertest.Golden(t, "lower")
 	if all, err := walked(t, plain); err != nil || len(all) < 150 {
 		t.Fatal(len(all), err)
 	}
