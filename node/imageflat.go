@@ -45,11 +45,7 @@ func (s *images) serveFlat(ctx context.Context, meta string, layers []*layer) (*
 	if f.image, err = erofs.OpenFile(meta); err != nil {
 		return nil, control.Local(err)
 	}
-	devices := make([]fs.Blob, len(layers))
-	for i, l := range layers {
-		devices[i] = l.device
-	}
-	all, err := fs.NewFlat(f.image, devices)
+	all, err := fs.NewFlat(f.image, devicesOf(layers))
 	if err == nil {
 		f.path, err = mount.Add(id, f.name, all)
 	}

@@ -44,12 +44,15 @@ func nydusOf(img *registry.Image) (n nydus, ok bool) {
 	return n, ok
 }
 
+// parts are bootstrap and blobs.
+func (n nydus) parts() []registry.Layer { return append([]registry.Layer{n.boot}, n.blobs...) }
+
 // layer is the one layer.
 func (n nydus) layer() registry.Layer {
 	h := sha256.New()
 	io.WriteString(h, "pantala-rafs-v1")
 	d := registry.Layer{MediaType: n.boot.MediaType}
-	for _, p := range append([]registry.Layer{n.boot}, n.blobs...) {
+	for _, p := range n.parts() {
 		h.Write(p.Digest[:])
 		h.Write(binary.LittleEndian.AppendUint64(nil, uint64(p.Size)))
 	}
@@ -230,7 +233,7 @@ type knownBlob struct {
 // knownBlobs are the bootstrap, and the blobs behind it; nil: l is no layer of a Nydus image.
 func knownBlobs(l *layer) (all []knownBlob) {
 	if n, ok := nydusLayer(l); ok {
-		for _, p := range append([]registry.Layer{n.boot}, n.blobs...) {
+		for _, p := range n.parts() {
 			all = append(all, knownBlob{p.Digest.String(), p.Size})
 		}
 	}
@@ -268,7 +271,7 @@ func (s *images) freeLayers(img *registry.Image, depth int) {
 // eraseParts removes bootstrap and blobs of a Nydus image, but for those that an open layer is made of: who closes it
 // does.
 func (s *images) eraseParts(n nydus) {
-	for _, p := range append([]registry.Layer{n.boot}, n.blobs...) {
+	for _, p := range n.parts() {
 		same := func(d registry.Layer) bool { return d.Digest == p.Digest }
 		s.mu.Lock()
 		used := s.layers[p.Digest] != nil

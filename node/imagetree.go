@@ -33,16 +33,17 @@ type rootfs struct {
 	gone    chan struct{}
 
 	// Constant after ready.
-	err    error
-	layers []*layer
-	dir    string       // where it is mounted; "": nowhere
-	meta   string       // path of its metadata
-	flat   *flat        // the file that it is mounted from, through a loop device; nil: none
-	served *fs.Mounted  // the mount, where the kernel cannot mount it by itself; else nil
-	tree   *erofs.Image // what served reads
-	ctx    context.Context
-	cancel context.CancelFunc
-	work   sync.WaitGroup
+	err     error
+	layers  []*layer
+	dir     string        // where it is mounted; "": nowhere
+	meta    string        // path of its metadata
+	flat    *flat         // the file that it is mounted from, through a loop device; nil: none
+	backing erofs.Backing // of what the kernel has mounted; "": not known, or it has not
+	served  *fs.Mounted   // the mount, where the kernel cannot mount it by itself; else nil
+	tree    *erofs.Image  // what served reads
+	ctx     context.Context
+	cancel  context.CancelFunc
+	work    sync.WaitGroup
 }
 
 // treeVersion changes when merging or writing gives another tree for the same layers.
@@ -144,6 +145,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 	if mounted(t.dir) { // by an earlier process, over the same layers
 		s.n.log.Info("image is still mounted", "image", t.image.Ref, "layers", t.depth, "dir", t.dir)
 		t.flat = s.takeFlat(t.meta)
+		t.backing = notedBacking(t)
 		s.unkeep(t.layers)
 		s.readAhead(t)
 		return nil
@@ -155,6 +157,7 @@ func (s *images) openTree(ctx context.Context, t *rootfs) error {
 		t.dir = ""
 		return control.Local(fmt.Errorf("mounting %s: %w", t.image.Ref, err))
 	}
+	s.readAhead(t)
 	s.n.log.Info("image is readable", "image", t.image.Ref, "layers", t.depth, "dir", t.dir, "by", s.how)
 	return nil
 }
@@ -171,21 +174,16 @@ func (s *images) mountTree(ctx context.Context, t *rootfs) (err error) {
 				return err
 			}
 		}
-		b, err := erofs.MountFlat(ctx, t.flat.path, t.dir)
-		if err == nil {
-			s.noteBacking(t, b)
-			s.readAhead(t)
+		t.backing, err = erofs.MountFlat(ctx, t.flat.path, t.dir)
+	default:
+		var devices []string
+		for _, l := range t.layers {
+			devices = append(devices, l.path)
 		}
-		return err
+		t.backing, err = erofs.Mount(ctx, t.meta, devices, t.dir)
 	}
-	var devices []string
-	for _, l := range t.layers {
-		devices = append(devices, l.path)
-	}
-	b, err := erofs.Mount(ctx, t.meta, devices, t.dir)
 	if err == nil {
-		s.noteBacking(t, b)
-		s.readAhead(t)
+		s.noteBacking(t)
 	}
 	return err
 }
@@ -207,16 +205,21 @@ func (s *images) serve(ctx context.Context, t *rootfs, dir string) (*fs.Mounted,
 	if err != nil {
 		return nil, nil, err
 	}
-	devices := make([]fs.Blob, len(t.layers))
-	for i, l := range t.layers {
-		devices[i] = l.device
-	}
-	m, err := fs.MountImage(ctx, dir, img, devices, fs.Options{AllowOther: s.n.cfg.AllowOther, Log: s.n.log, FSName: t.image.Ref.String()})
+	m, err := fs.MountImage(ctx, dir, img, devicesOf(t.layers), fs.Options{AllowOther: s.n.cfg.AllowOther, Log: s.n.log, FSName: t.image.Ref.String()})
 	if err != nil {
 		img.Close()
 		return nil, nil, err
 	}
 	return m, img, nil
+}
+
+// devicesOf are the devices of layers, as they are served.
+func devicesOf(layers []*layer) []fs.Blob {
+	all := make([]fs.Blob, len(layers))
+	for i, l := range layers {
+		all[i] = l.device
+	}
+	return all
 }
 
 // unserve unmounts what serve has mounted, in use or not. Who still has a file of it open gets errors from then on.
