@@ -25,7 +25,7 @@
 // # Locks
 //
 // login.mu guards one login, keyring.mu the table of logins, hostsCache.mu what was read of hosts.toml, memory.mu what
-// Resolve has learned, Blob.mu its object. None is held across I/O, and none while another one is, but login.mu while
+// Resolve has learned, distances.mu how far registries are, Blob.mu its object. None is held across I/O, and none while another one is, but login.mu while
 // keyring.mu is taken.
 //
 // # Errors
